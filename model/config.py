@@ -1,0 +1,135 @@
+"""Parameters of every learning stage. `params.yaml` sets them per profile; the defaults are those of `tiny`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the transformer; `checkpoint` names a folder in the official layout instead of training from scratch."""
+
+    checkpoint: str | None = None
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    mlp: int = 352
+    vit_width: int = 64
+    vit_layers: int = 2
+    vit_heads: int = 4
+    vit_patch: int = 16  # pixels; one patch is one cell of the scene
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """One AdamW run with linear warm-up and cosine decay."""
+
+    steps: int = 1000
+    batch_size: int = 32  # examples of one update
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 0.1  # share of learning_rate left at the last step
+    warmup: int = 50  # steps
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0  # global norm
+    ema_decay: float = 0.99  # 0 keeps no average
+    checkpoint_every: int = 200  # steps
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class VaeConfig:
+    """Training of the latent space on rendered scenes."""
+
+    channels: tuple[int, ...] = (16, 32, 64, 64)  # one stride of 2 between levels: 1/8 of the picture's side
+    layers_per_block: int = 1
+    norm_groups: int = 8
+    latent_channels: int = 4
+    kl_weight: float = 1e-5
+    whiten_at: float = 0.7  # share of the steps after which the latents are whitened and the encoder is frozen
+    scenes: int = 8192  # distinct scenes seen
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(learning_rate=2e-3, batch_size=32))
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """Pre-training on single-turn edits."""
+
+    examples: int = 20000  # distinct single-turn examples
+    noise_draws: int = 4  # time steps per picture in one forward
+    timestep_shift: float = 1.0
+    trace_weight: float = 0.2  # cross-entropy against flow matching (1.0)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Supervised fine-tuning on ground-truth sessions, all turns of a session in one packed forward."""
+
+    noise_draws: int = 4
+    timestep_shift: float = 1.0
+    trace_weight: float = 0.2
+    history_noise: float = 0.0  # standard deviation of pixel noise on pictures of the history, in [0, 1] units
+    validate_every: int = 0  # steps; 0 validates only at the end
+    validation_sessions: int = 32
+    patience: int = 0  # validations without a better success before the run stops early; 0 never stops early
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(learning_rate=5e-4, batch_size=12))
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How pictures and traces are sampled, in rollouts and evaluation."""
+
+    points: int = 9  # points of the time grid: points - 1 velocity evaluations
+    shift: float = 1.0
+    text_guidance: float = 1.0  # 1 is off
+    image_guidance: float = 1.0
+    temperature: float = 0.0  # of the trace; 0 is greedy
+    max_trace: int = 24  # tokens
+    write_trace: bool = True  # False edits without intent trace
+
+
+@dataclass(frozen=True)
+class RlConfig:
+    """Multi-turn RL on traces and pictures. Comments name the choice of the released code where it differs."""
+
+    sessions: int = 8  # groups of one iteration (released: 16)
+    group_size: int = 8  # trajectories of a session (released: 6)
+    updates: int = 1  # optimiser steps of one iteration (released: 2)
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=1.0))
+    max_turns: int = 4  # longer sessions are cut
+    sde: Literal["flow", "cps"] = "cps"  # released: flow
+    noise_level: float = 0.6  # released: 1.3 with flow
+    window: int = 2  # stochastic steps of a picture
+    window_range: tuple[int, int] = (0, 6)  # the window lies in [low, high); drawn per iteration, shared in a group
+    shared_noise: bool = True  # the initial noise of a turn is one for the group
+    policies: tuple[Literal["image", "text"], ...] = ("image", "text")
+    advantage: Literal["turn", "session", "improvement"] = "turn"  # released: session
+    filter: Literal["released", "none"] = "released"
+    filter_threshold: float = 0.0  # a turn with IF at or below it ends the learning of its successors
+    mask_text: bool = False  # whether the filter masks text too (released: True, by accident)
+    advantage_clip: float = 5.0
+    clip: float = 1e-3  # of the picture's ratio (released: 1e-5)
+    text_clip: float = 0.2  # (released: 1e-5)
+    ratio_guard: bool = False
+    kl: Literal["none", "velocity", "latent"] = "velocity"  # released: latent
+    kl_weight: float = 1e-3
+    text_weight: float = 1.0
+    image_weight: float = 1.0
+    rewards: tuple[float, float, float] = (0.3, 0.3, 0.4)  # IF, CC, GA
+    minimum_spread: float = 1e-3  # groups whose rewards spread less teach nothing
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(steps=20, learning_rate=1e-4, warmup=0, final_learning_rate=1.0, weight_decay=0.0, ema_decay=0.0, checkpoint_every=5)
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Free-running evaluation over all turns of the benchmark."""
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    batch_size: int = 48  # sessions
+    sessions: int | None = None  # None is the whole benchmark
+    strips: int = 6  # sessions drawn as strips of pictures
+    seed: int = 0
