@@ -120,7 +120,15 @@ class RlConfig:
     rewards: tuple[float, float, float] = (0.3, 0.3, 0.4)  # IF, CC, GA
     minimum_spread: float = 1e-3  # groups whose rewards spread less teach nothing
     optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(steps=20, learning_rate=1e-4, warmup=0, final_learning_rate=1.0, weight_decay=0.0, ema_decay=0.0, checkpoint_every=5)
+        default_factory=lambda: Optimisation(
+            steps=20,  # iterations
+            learning_rate=1e-4,
+            final_learning_rate=1.0,
+            warmup=0,
+            weight_decay=0.0,
+            ema_decay=0.0,
+            checkpoint_every=5,
+        )
     )
 
 

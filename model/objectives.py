@@ -1,0 +1,106 @@
+"""The losses and advantages of multi-turn RL: pure functions on tensors, float32.
+
+Sources: Flow-GRPO (arXiv 2505.05470), GRPO-Guard (arXiv 2510.22319), Edit-R2 (arXiv 2606.05950). `b` counts sessions
+(groups), `g` trajectories of a group, `t` turns. Absent rewards are NaN on the way in and never reach a statistic.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-4  # keeps a group of equal rewards from dividing by zero
+
+
+def combine_rewards(metrics: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """Weighted mean of the metrics that are present.
+
+    Args:
+        metrics: name -> (b, g, t), NaN where the judge returned an absence.
+        weights: name -> weight; the weights of absent metrics are shared by the others.
+
+    Returns:
+        (b, g, t); NaN where no metric is present.
+    """
+    values = torch.stack([metrics[name] for name in weights])
+    share = torch.tensor(list(weights.values()), dtype=values.dtype).view(-1, 1, 1, 1) * ~values.isnan()
+    return (values.nan_to_num() * share).sum(0) / share.sum(0)
+
+
+def healthy_turns(following: Tensor, exists: Tensor, *, threshold: float = 0.0) -> Tensor:
+    """The trajectory filter as released: a failed turn still teaches, its successors do not.
+
+    Args:
+        following: (b, g, t) instruction following, NaN where absent; an absence is no failure.
+        exists: (b, g, t) bool, False beyond a session's last turn.
+
+    Returns:
+        (b, g, t) bool, True where the turn may teach.
+    """
+    failed = (following <= threshold) & exists
+    failed_before = failed.long().cumsum(-1) - failed.long() > 0
+    return exists & ~failed_before
+
+
+def advantages(
+    rewards: Tensor,
+    learns: Tensor,
+    *,
+    grouping: Literal["turn", "session", "improvement"],
+    minimum_spread: float = 0.0,
+    bound: float = 5.0,
+) -> Tensor:
+    """Group-relative advantages over the turns that may teach.
+
+    `turn` compares a turn with the same turn of the group; `session` is the released grouping, where all turns of a
+    session share mean and deviation; `improvement` compares what a turn adds to the reward of the turn before it.
+
+    Args:
+        rewards: (b, g, t), NaN where absent.
+        learns: (b, g, t) bool.
+        minimum_spread: a group whose standard deviation is not above it gets advantage 0.
+        bound: advantages are clamped to [-bound, bound].
+
+    Returns:
+        (b, g, t), 0 where a turn does not teach.
+    """
+    if grouping == "improvement":
+        rewards = torch.cat([rewards[..., :1], rewards[..., 1:] - rewards[..., :-1]], dim=-1)
+    learns = learns & ~rewards.isnan()
+    over = (-2, -1) if grouping == "session" else (-2,)
+    values = rewards.nan_to_num() * learns
+    count = learns.sum(over, keepdim=True).clamp(min=1)
+    mean = values.sum(over, keepdim=True) / count
+    deviation = (((rewards.nan_to_num() - mean) * learns) ** 2).sum(over, keepdim=True).div(count).sqrt()
+    scaled = (rewards.nan_to_num() - mean) / (deviation + EPSILON)
+    return (scaled * (learns & (deviation > minimum_spread))).clamp(-bound, bound)
+
+
+def clipped_policy_loss(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """PPO's pessimistic surrogate, elementwise: max(-A r, -A clip(r, 1 - clip, 1 + clip)) with r = exp(log_ratio)."""
+    ratio = log_ratio.exp()
+    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip))
+
+
+def guarded_log_ratio(logprob: Tensor, old_logprob: Tensor, mean: Tensor, old_mean: Tensor, std: Tensor) -> Tensor:
+    """GRPO-Guard's ratio normalisation (arXiv 2510.22319): log r = (log p - log p_old + |mu - mu_old|^2 / (2 c^2)) c.
+
+    Args:
+        logprob, old_logprob: (n,) mean over a picture's elements.
+        mean, old_mean: (n, tokens, channels) transition means.
+        std: (n,) standard deviation c of the whole step.
+    """
+    drift = ((mean - old_mean) ** 2).flatten(1).mean(1) / (2 * std**2)
+    return (logprob - old_logprob + drift) * std
+
+
+def velocity_kl(velocity: Tensor, reference: Tensor) -> Tensor:
+    """(n,) mean squared difference of velocities (n, tokens, channels): the KL that does not blow up at small noise."""
+    return ((velocity - reference) ** 2).flatten(1).mean(1)
+
+
+def latent_kl(mean: Tensor, reference_mean: Tensor, std: Tensor) -> Tensor:
+    """(n,) KL of two Gaussians of equal deviation, mean over elements: |mu - mu_ref|^2 / (2 std^2)."""
+    return ((mean - reference_mean) ** 2).flatten(1).mean(1) / (2 * std**2)

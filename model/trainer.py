@@ -1,0 +1,202 @@
+"""One optimisation run that can be killed at any moment and ends with the same weights.
+
+Everything random is drawn from `generator(seed, step, purpose)`, so that a step depends on its number alone and no
+random state needs saving. A checkpoint is a folder of safetensors and JSON; it bears its name only when complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from data.errors import UserError
+from model.config import Optimisation
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+class Stopped(UserError):
+    """The run was asked to stop (SIGTERM) and has saved its state."""
+
+    exit_code = 143
+
+
+def _digest(seed: int, step: int, purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{purpose}".encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, step: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that depends on nothing but its arguments."""
+    return torch.Generator(device=device).manual_seed(_digest(seed, step, purpose))
+
+
+def numpy_generator(seed: int, step: int, purpose: str) -> np.random.Generator:
+    """The same for NumPy."""
+    return np.random.default_rng(_digest(seed, step, purpose))
+
+
+def sync_to_disk(folder: Path) -> None:
+    """Flush every file of a folder, and the folder itself, to the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Give a finished folder its name; whatever bore the name before goes away only afterwards."""
+    sync_to_disk(temporary)
+    old = final.with_name(f"{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    temporary.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+class Trainer:
+    """AdamW, learning-rate schedule, weight average and checkpoints of one module.
+
+    Args:
+        module: what learns; parameters that do not require a gradient are left alone and not saved.
+        optimisation: its parameters.
+        folder: where checkpoints go.
+    """
+
+    def __init__(self, module: nn.Module, optimisation: Optimisation, folder: Path) -> None:
+        self.module, self.optimisation, self.folder = module, optimisation, folder
+        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        decayed = [p for p in self.parameters.values() if p.ndim > 1]
+        plain = [p for p in self.parameters.values() if p.ndim <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": optimisation.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate, betas=(0.9, 0.99), foreach=True)
+        self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if optimisation.ema_decay else {}
+        self.step = 0
+        self.notes: dict[str, Any] = {}
+        self._stop = False
+        self._resume()
+
+    # --- learning ---------------------------------------------------------------------------------------------------
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then cosine decay to `final_learning_rate` of the peak."""
+        o = self.optimisation
+        if self.step < o.warmup:
+            return o.learning_rate * (self.step + 1) / o.warmup
+        share = (self.step - o.warmup) / max(1, o.steps - o.warmup)
+        low = o.final_learning_rate
+        return o.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+
+    def update(self, loss: Tensor) -> dict[str, float]:
+        """One optimiser step. A loss or gradient that is not finite is an error, before any weight is touched."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.optimisation.gradient_clip)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise UserError(
+                f"Step {self.step}: the loss ({loss.item()}) or its gradient ({norm.item()}) is not finite",
+                "Lower the learning rate and run again; the last checkpoint on disk is untouched",
+            )
+        rate = self.learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self._follow()
+        return {"gradient_norm": norm.item(), "learning_rate": rate}
+
+    def _follow(self) -> None:
+        if not self.average:
+            return
+        # Early on the average follows closely, or it would remember the random start.
+        decay = min(self.optimisation.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+
+    def use_average(self) -> None:
+        """Put the averaged weights in place: the last act of a run."""
+        with torch.no_grad():
+            for name, value in self.average.items():
+                self.parameters[name].copy_(value)
+
+    # --- steps and checkpoints --------------------------------------------------------------------------------------
+
+    def steps(self) -> Iterable[int]:
+        """The steps still to be done; saves every `checkpoint_every` steps and at SIGTERM."""
+        previous = self._listen()
+        try:
+            while self.step < self.optimisation.steps:
+                yield self.step
+                self.step += 1
+                if self._stop or self.step % self.optimisation.checkpoint_every == 0:
+                    self.save()
+                if self._stop:
+                    raise Stopped(f"Stopped at step {self.step}", "Run the same command again to go on from there")
+        finally:
+            if previous is not None:
+                signal.signal(signal.SIGTERM, previous)
+
+    def _listen(self) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            return None
+
+        def stop(*_: object) -> None:
+            self._stop = True
+
+        return signal.signal(signal.SIGTERM, stop)
+
+    def save(self) -> None:
+        """Write the whole state under a temporary name, then give it its name."""
+        temporary = self.folder / "checkpoint.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file({n: p.detach().contiguous() for n, p in self.parameters.items()}, temporary / "weights.safetensors")
+        if self.average:
+            save_file(self.average, temporary / "average.safetensors")
+        save_file(self._moments(), temporary / "optimizer.safetensors")
+        (temporary / "state.json").write_text(json.dumps({"step": self.step, "notes": self.notes}))
+        replace_folder(temporary, self.folder / "checkpoint")
+
+    def _moments(self) -> dict[str, Tensor]:
+        names = {p: n for n, p in self.parameters.items()}
+        return {
+            f"{names[p]}|{key}": torch.as_tensor(value)
+            for p, state in self.optimizer.state.items()
+            for key, value in state.items()
+        }
+
+    def _resume(self) -> None:
+        checkpoint = self.folder / "checkpoint"
+        if not checkpoint.exists() and checkpoint.with_name("checkpoint.old").exists():
+            # A kill between the two renames of `replace_folder` leaves the older state whole under this name.
+            checkpoint = checkpoint.with_name("checkpoint.old")
+        if not checkpoint.exists():
+            return
+        state = json.loads((checkpoint / "state.json").read_text())
+        self.step, self.notes = state["step"], state["notes"]
+        with torch.no_grad():
+            for name, value in load_file(checkpoint / "weights.safetensors").items():
+                self.parameters[name].copy_(value)
+        if self.average:
+            saved = load_file(checkpoint / "average.safetensors")
+            self.average = {name: saved[name] for name in self.parameters}
+        for key, value in load_file(checkpoint / "optimizer.safetensors").items():
+            name, moment = key.rsplit("|", 1)
+            self.optimizer.state[self.parameters[name]][moment] = value

@@ -1,0 +1,77 @@
+import torch
+
+from model import objectives
+
+NAN = float("nan")
+
+
+def test_rewards_share_the_weight_of_what_is_absent():
+    metrics = {"IF": torch.tensor([[[1.0, 1.0]]]), "CC": torch.tensor([[[NAN, 0.5]]]), "GA": torch.tensor([[[0.0, 0.0]]])}
+    combined = objectives.combine_rewards(metrics, {"IF": 0.3, "CC": 0.3, "GA": 0.4})
+    assert torch.allclose(combined, torch.tensor([[[0.3 / 0.7, 0.45]]]))
+
+
+def test_a_reward_with_every_metric_absent_is_absent():
+    absent = torch.full((1, 1, 1), NAN)
+    assert objectives.combine_rewards({"IF": absent, "CC": absent}, {"IF": 0.5, "CC": 0.5}).isnan().all()
+
+
+def test_a_failed_turn_teaches_and_its_successors_do_not():
+    following = torch.tensor([[[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [NAN, 1.0, 1.0]]])
+    exists = torch.tensor([[[True, True, True], [True, True, True], [True, True, False]]])
+    healthy = objectives.healthy_turns(following, exists)
+    assert healthy.tolist() == [[[True, True, False], [True, False, False], [True, True, False]]]
+
+
+def test_turn_advantages_ignore_turns_that_do_not_teach():
+    rewards = torch.tensor([[[1.0, 0.2], [0.0, 0.4], [0.5, 99.0]]])
+    learns = torch.tensor([[[True, True], [True, True], [True, False]]])
+    result = objectives.advantages(rewards, learns, grouping="turn")
+    assert torch.allclose(result[0, :, 0], torch.tensor([1.2247, -1.2247, 0.0]), atol=1e-3)
+    assert torch.allclose(result[0, :, 1], torch.tensor([-1.0, 1.0, 0.0]), atol=2e-3)
+
+
+def test_session_grouping_makes_easy_turns_positive_as_released():
+    rewards = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+    learns = torch.ones(1, 2, 2, dtype=torch.bool)
+    assert (objectives.advantages(rewards, learns, grouping="session")[0, :, 0] > 0.9).all()
+    assert (objectives.advantages(rewards, learns, grouping="turn") == 0).all()
+
+
+def test_improvement_rewards_what_a_turn_adds():
+    rewards = torch.tensor([[[0.2, 0.6], [0.6, 0.6]]])
+    learns = torch.ones(1, 2, 2, dtype=torch.bool)
+    result = objectives.advantages(rewards, learns, grouping="improvement")
+    assert result[0, 0, 1] > 0 > result[0, 1, 1]
+
+
+def test_groups_without_spread_and_absent_rewards_teach_nothing():
+    rewards = torch.tensor([[[0.5, NAN], [0.5, 1.0]]])
+    learns = torch.ones(1, 2, 2, dtype=torch.bool)
+    result = objectives.advantages(rewards, learns, grouping="turn", minimum_spread=1e-3)
+    assert result.isfinite().all() and (result == 0).all()
+
+
+def test_clipping_is_pessimistic_on_both_sides():
+    log_ratio = torch.tensor([2.0, -2.0, 2.0, -2.0]).log1p().nan_to_num(-5.0)
+    advantage = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    loss = objectives.clipped_policy_loss(log_ratio, advantage, 0.2)
+    assert torch.allclose(loss, torch.tensor([-1.2, -torch.tensor(-5.0).exp(), 3.0, 0.8]), atol=1e-5)
+
+
+def test_the_gradient_at_ratio_one_is_the_policy_gradient():
+    log_ratio = torch.zeros(3, requires_grad=True)
+    advantage = torch.tensor([1.0, -2.0, 0.5])
+    objectives.clipped_policy_loss(log_ratio, advantage, 1e-5).sum().backward()
+    assert torch.allclose(log_ratio.grad, -advantage)
+
+
+def test_guard_takes_the_drift_of_the_mean_out_of_the_ratio():
+    torch.manual_seed(0)
+    old_mean, noise = torch.zeros(4096, 4, 4), torch.randn(4096, 4, 4)
+    mean, std = old_mean + 0.1, torch.full((4096,), 0.5)
+    sample = old_mean + 0.5 * noise
+    logprob = -((sample - mean) ** 2).flatten(1).mean(1) / (2 * std**2)
+    old_logprob = -((sample - old_mean) ** 2).flatten(1).mean(1) / (2 * std**2)
+    guarded = objectives.guarded_log_ratio(logprob, old_logprob, mean, old_mean, std)
+    assert abs(guarded.mean()) < 1e-3 < abs((logprob - old_logprob).mean())

@@ -1,0 +1,75 @@
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from data.errors import UserError
+from model.config import Optimisation
+from model.trainer import Stopped, Trainer, generator
+
+OPTIMISATION = Optimisation(steps=6, learning_rate=0.05, warmup=2, ema_decay=0.9, checkpoint_every=2)
+
+
+def run(folder, *, until=None, optimisation=OPTIMISATION):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1))
+    trainer = Trainer(module, optimisation, folder)
+    for step in trainer.steps():
+        if step == until:
+            return None
+        inputs = torch.randn(16, 4, generator=generator(0, step, "inputs"))
+        trainer.update((module(inputs) - inputs.sum(1, keepdim=True)).square().mean())
+    trainer.use_average()
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 3, 5])
+def test_a_run_that_was_cut_off_ends_with_the_same_bits(tmp_path, killed_at):
+    whole = run(tmp_path / "whole")
+    assert run(tmp_path / "cut", until=killed_at) is None
+    assert torch.equal(run(tmp_path / "cut"), whole)
+
+
+def test_a_half_written_checkpoint_is_ignored(tmp_path):
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "cut", until=3)
+    (tmp_path / "cut/checkpoint.tmp").mkdir()
+    (tmp_path / "cut/checkpoint.tmp/weights.safetensors").write_bytes(b"torn")
+    assert torch.equal(run(tmp_path / "cut"), whole)
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "cut", until=3)
+    (tmp_path / "cut/checkpoint").rename(tmp_path / "cut/checkpoint.old")
+    assert torch.equal(run(tmp_path / "cut"), whole)
+
+
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
+    module = nn.Linear(2, 1)
+    trainer = Trainer(module, Optimisation(steps=9, checkpoint_every=100), tmp_path)
+    with pytest.raises(Stopped, match="same command"):
+        for step in trainer.steps():
+            trainer.update(module(torch.ones(1, 2)).sum())
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert Trainer(nn.Linear(2, 1), Optimisation(steps=9), tmp_path).step == 4
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_touches_the_weights(tmp_path):
+    module = nn.Linear(2, 1)
+    before = module.weight.detach().clone()
+    trainer = Trainer(module, OPTIMISATION, tmp_path)
+    with pytest.raises(UserError, match="not finite"):
+        trainer.update(module(torch.ones(1, 2)).sum() * float("inf"))
+    assert torch.equal(module.weight, before)
+
+
+def test_the_learning_rate_warms_up_and_decays(tmp_path):
+    trainer = Trainer(nn.Linear(2, 1), Optimisation(steps=100, learning_rate=1.0, warmup=10, final_learning_rate=0.1), tmp_path)
+    rates = []
+    for trainer.step in (0, 9, 10, 55, 100):
+        rates.append(trainer.learning_rate())
+    assert rates == pytest.approx([0.1, 1.0, 1.0, 0.55, 0.1])
