@@ -1,0 +1,258 @@
+"""One S3-compatible store: files and folders in, files and folders out, and a put that never overwrites.
+
+Works with any store that speaks S3 (SeaweedFS, Ceph, Garage, AWS): path-style addresses, standard retries and checksums
+only where the store requires them, because several stores refuse the SDK's default CRC headers. Credentials come from
+the SDK's usual places (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, a profile); none is read or kept here.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from data.errors import UserError
+
+ENVIRONMENT = {
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+}
+"""What DVC and MLflow need in their environment to talk to the same stores."""
+
+_FORBIDDEN = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "ExpiredToken"}
+_ABSENT = {"404", "NoSuchKey", "NotFound"}
+_CONFLICT = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+
+
+class NotStored(UserError):
+    """Nothing lies under the key that was asked for."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A bucket and a prefix in it, e.g. `Storage.at("s3://edit-r2/runs", endpoint="http://127.0.0.1:8333")`."""
+
+    bucket: str
+    prefix: str = ""
+    endpoint: str | None = None
+    region: str = "us-east-1"
+    connect_timeout: float = 5.0
+    """Seconds."""
+    attempts: int = 4
+    """Per request, the first one included; a store that does not answer is given up after about eight seconds."""
+
+    @classmethod
+    def at(cls, url: str, endpoint: str | None = None, **options: Any) -> "Storage":
+        """Read an `s3://bucket/prefix` address.
+
+        Raises:
+            UserError: it is another kind of address, or the endpoint is no http(s) address.
+        """
+        parts = urlsplit(url)
+        if parts.scheme != "s3" or not parts.netloc:
+            raise UserError(f"{url!r} is no S3 address", "Write it as s3://bucket/prefix")
+        if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
+            raise UserError(f"{endpoint!r} is no address of a store", "Write it as http://host:port or https://host")
+        return cls(parts.netloc, parts.path.strip("/"), endpoint, **options)
+
+    @cached_property
+    def client(self) -> Any:
+        """The boto3 client, made on first use (its import is slow)."""
+        import boto3
+        from botocore.config import Config
+
+        config = Config(
+            s3={"addressing_style": "path"},
+            signature_version="s3v4",
+            retries={"mode": "standard", "max_attempts": self.attempts},
+            connect_timeout=self.connect_timeout,
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        # A session of its own: the module's default one would keep the credentials of an earlier store.
+        session = boto3.session.Session()
+        return session.client("s3", endpoint_url=self.endpoint, region_name=self.region, config=config)
+
+    def check(self) -> None:
+        """Reach the bucket, or raise a UserError that says what to mend."""
+        with self._errors("reach"):
+            self.client.head_bucket(Bucket=self.bucket)
+
+    def make_bucket(self) -> None:
+        """Create the bucket unless it is there."""
+        from botocore.exceptions import ClientError
+
+        with self._errors("create"):
+            try:
+                self.client.head_bucket(Bucket=self.bucket)
+            except ClientError as error:
+                if _code(error) not in _ABSENT | {"NoSuchBucket"}:
+                    raise
+                self.client.create_bucket(Bucket=self.bucket)
+
+    def refuses_overwrites(self) -> bool:
+        """Try whether the store honours conditional puts; some accept and ignore them."""
+        probe = f".probe-{uuid4().hex}"
+        try:
+            return self.put_new(probe, b"1") and not self.put_new(probe, b"2")
+        finally:
+            self.delete(probe)
+
+    def put(self, key: str, content: bytes) -> None:
+        """Store bytes, replacing what was there."""
+        with self._errors("write", key):
+            self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=content)
+
+    def put_new(self, key: str, content: bytes) -> bool:
+        """Store bytes only where nothing lies yet (`If-None-Match: *`); False means that the key was taken."""
+        from botocore.exceptions import ClientError
+
+        with self._errors("write", key):
+            try:
+                self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=content, IfNoneMatch="*")
+            except ClientError as error:
+                if _code(error) not in _CONFLICT:
+                    raise
+                return False
+            return True
+
+    def get(self, key: str) -> bytes:
+        """Read bytes; NotStored where there are none."""
+        with self._errors("read", key):
+            body: bytes = self.client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
+            return body
+
+    def exists(self, key: str) -> bool:
+        """Whether an object lies under exactly this key."""
+        try:
+            with self._errors("read", key):
+                self.client.head_object(Bucket=self.bucket, Key=self._key(key))
+        except NotStored:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        """Remove one object; nothing happens where there is none."""
+        with self._errors("delete", key):
+            self.client.delete_object(Bucket=self.bucket, Key=self._key(key))
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Keys below a prefix, relative to the storage's own, in the store's order."""
+        base = f"{self.prefix}/" if self.prefix else ""
+        with self._errors("list", prefix):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=base + prefix)
+            for page in pages:
+                for entry in page.get("Contents", ()):
+                    yield entry["Key"].removeprefix(base)
+
+    def put_file(self, path: Path, key: str) -> None:
+        """Upload a file, in parts where it is large."""
+        with self._errors("write", key):
+            self.client.upload_file(str(path), self.bucket, self._key(key))
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Download to `path` through a temporary file beside it: a broken transfer leaves nothing."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+        try:
+            with self._errors("read", key):
+                self.client.download_file(self.bucket, self._key(key), str(temporary))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def put_folder(self, folder: Path, prefix: str) -> int:
+        """Upload every file below a folder; return their number. Links are refused: they may lead anywhere."""
+        files = sorted(path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+        if link := next((path for path in files if path.is_symlink()), None):
+            raise UserError(f"{link} is a link", "Store the file it points to instead")
+        if not files:
+            raise UserError(f"{folder} holds no file", "Check the folder's name")
+        for path in files:
+            self.put_file(path, f"{prefix}/{path.relative_to(folder).as_posix()}")
+        return len(files)
+
+    def get_folder(self, prefix: str, folder: Path) -> int:
+        """Download everything below `prefix/` into a new folder, which appears whole or not at all.
+
+        Raises:
+            UserError: the folder exists, or a key would leave it.
+            NotStored: nothing lies below the prefix.
+        """
+        if folder.exists():
+            raise UserError(f"{folder} exists already", "Name a folder that does not")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            keys = [*self.list(f"{prefix}/")]
+            for key in keys:
+                self.get_file(key, temporary / _inside(key.removeprefix(f"{prefix}/")))
+            if not keys:
+                raise NotStored(f"nothing is stored below {self._name(prefix)}", "Check the name, or store it first")
+            os.rename(temporary, folder)  # noqa: PTH104 - fails on a folder made meanwhile, as it should
+            return len(keys)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _key(self, key: str) -> str:
+        name = str(_inside(key))
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def _name(self, key: str = "") -> str:
+        where = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+        return f"{where}/{key}".rstrip("/")
+
+    @contextmanager
+    def _errors(self, action: str, key: str = "") -> Iterator[None]:
+        """Turn the SDK's many errors into one line each."""
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+        from botocore.exceptions import ConnectionError as NoConnection
+
+        what, store = f"cannot {action} {self._name(key)}", self.endpoint or "the S3 service"
+        try:
+            yield
+        except NoCredentialsError as error:
+            raise UserError(f"{what}: no credentials", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+        except (NoConnection, HTTPClientError) as error:
+            raise UserError(f"{what}: {store} does not answer", "Check its address and that it runs") from error
+        except ClientError as error:
+            raise _translate(error, what) from error
+        except (Boto3Error, BotoCoreError) as error:
+            raise UserError(f"{what}: {_line(error)}", "Check the storage settings") from error
+        except OSError as error:
+            raise UserError(f"{what}: {error.strerror or error}", "Check the local file and the free space") from error
+
+
+def _translate(error: Any, what: str) -> UserError:
+    """The UserError for an answer of the store that refuses."""
+    code = _code(error)
+    if code in _ABSENT:
+        return NotStored(f"{what}: it is not there", "Check the name, or store it first")
+    if code == "NoSuchBucket":
+        return UserError(f"{what}: there is no such bucket", "Create the bucket or mend its name in the settings")
+    if code in _FORBIDDEN:
+        return UserError(f"{what}: the store refuses these credentials ({code})", "Check AWS_* and the bucket's policy")
+    return UserError(f"{what}: {_line(error)}", "See the store's log")
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _inside(key: str) -> PurePosixPath:
+    """A key as a path that stays inside its folder."""
+    path = PurePosixPath(key)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in key or "\x00" in key:
+        raise UserError(f"{key!r} leaves the folder it belongs to", "Use a relative key without '..'")
+    return path
