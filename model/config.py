@@ -44,7 +44,6 @@ class VaeConfig:
 
     channels: tuple[int, ...] = (16, 32, 64, 64)  # one stride of 2 between levels: 1/8 of the picture's side
     layers_per_block: int = 1
-    norm_groups: int = 8
     latent_channels: int = 4
     kl_weight: float = 1e-5
     whiten_at: float = 0.7  # share of the steps after which the latents are whitened and the encoder is frozen
@@ -53,28 +52,16 @@ class VaeConfig:
 
 
 @dataclass(frozen=True)
-class BaseConfig:
-    """Pre-training on single-turn edits."""
+class SupervisedConfig:
+    """Learning from ground truth: base (single-turn edits, rendered as they are needed) and SFT (whole sessions).
 
-    examples: int = 20000  # distinct single-turn examples
-    noise_draws: int = 4  # time steps per picture in one forward
-    timestep_shift: float = 1.0
-    trace_weight: float = 0.2  # cross-entropy against flow matching (1.0)
-    optimisation: Optimisation = field(default_factory=Optimisation)
-
-
-@dataclass(frozen=True)
-class SftConfig:
-    """Supervised fine-tuning on ground-truth sessions, all turns of a session in one packed forward."""
+    All turns of a session run in one packed forward; every target picture is seen at `noise_draws` time steps at once.
+    """
 
     noise_draws: int = 4
     timestep_shift: float = 1.0
-    trace_weight: float = 0.2
-    history_noise: float = 0.0  # standard deviation of pixel noise on pictures of the history, in [0, 1] units
-    validate_every: int = 0  # steps; 0 validates only at the end
-    validation_sessions: int = 32
-    patience: int = 0  # validations without a better success before the run stops early; 0 never stops early
-    optimisation: Optimisation = field(default_factory=lambda: Optimisation(learning_rate=5e-4, batch_size=12))
+    trace_weight: float = 0.2  # cross-entropy against flow matching (1.0)
+    optimisation: Optimisation = field(default_factory=Optimisation)
 
 
 @dataclass(frozen=True)
@@ -96,9 +83,9 @@ class RlConfig:
 
     sessions: int = 8  # groups of one iteration (released: 16)
     group_size: int = 8  # trajectories of a session (released: 6)
+    replay_batch: int = 16  # trajectories replayed in one forward
     updates: int = 1  # optimiser steps of one iteration (released: 2)
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=1.0))
-    max_turns: int = 4  # longer sessions are cut
     sde: Literal["flow", "cps"] = "cps"  # released: flow
     noise_level: float = 0.6  # released: 1.3 with flow
     window: int = 2  # stochastic steps of a picture
@@ -106,8 +93,8 @@ class RlConfig:
     shared_noise: bool = True  # the initial noise of a turn is one for the group
     policies: tuple[Literal["image", "text"], ...] = ("image", "text")
     advantage: Literal["turn", "session", "improvement"] = "turn"  # released: session
-    filter: Literal["released", "none"] = "released"
-    filter_threshold: float = 0.0  # a turn with IF at or below it ends the learning of its successors
+    filter: bool = True  # a failed turn ends the learning of its successors
+    filter_threshold: float = 0.0  # a turn fails with IF at or below it
     mask_text: bool = False  # whether the filter masks text too (released: True, by accident)
     advantage_clip: float = 5.0
     clip: float = 1e-3  # of the picture's ratio (released: 1e-5)

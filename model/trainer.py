@@ -105,14 +105,21 @@ class Trainer:
         low = o.final_learning_rate
         return o.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
-    def update(self, loss: Tensor) -> dict[str, float]:
-        """One optimiser step. A loss or gradient that is not finite is an error, before any weight is touched."""
+    def update(self, losses: Tensor | Iterable[Tensor]) -> dict[str, float]:
+        """One optimiser step over the sum of the losses, each propagated as it comes (gradient accumulation).
+
+        Raises:
+            UserError: a loss or the gradient is not finite; no weight has been touched.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total = 0.0
+        for loss in [losses] if isinstance(losses, Tensor) else losses:
+            loss.backward()
+            total += loss.item()
         norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.optimisation.gradient_clip)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        if not (math.isfinite(total) and torch.isfinite(norm)):
             raise UserError(
-                f"Step {self.step}: the loss ({loss.item()}) or its gradient ({norm.item()}) is not finite",
+                f"Step {self.step}: the loss ({total}) or its gradient ({norm.item()}) is not finite",
                 "Lower the learning rate and run again; the last checkpoint on disk is untouched",
             )
         rate = self.learning_rate()
@@ -120,7 +127,7 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.step()
         self._follow()
-        return {"gradient_norm": norm.item(), "learning_rate": rate}
+        return {"loss": total, "gradient_norm": norm.item(), "learning_rate": rate}
 
     def _follow(self) -> None:
         if not self.average:

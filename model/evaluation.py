@@ -1,0 +1,134 @@
+"""Free-running evaluation of a model over all turns of a benchmark, and the score sheet that gates and reports read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.loader import Example, SessionFolder
+from model.bundle import Bundle, load
+from model.config import EvaluationConfig
+from model.judges import JUDGE, METRICS, SessionScores
+from model.judges.exact import judge_many
+from model.rollout import Trajectory, rollout
+from model.strips import draw_strip
+from model.trainer import Report, replace_folder
+
+Row = dict[str, Any]
+
+
+def evaluate(
+    config: EvaluationConfig, model_folder: Path, benchmark_folder: Path, folder: Path, report: Report
+) -> Path:
+    """Run every session of the benchmark's split `test` and judge it.
+
+    Args:
+        folder: gets `scores.json` (see `score_sheet`), `strips/<session>.png` and `strips.json` (captions).
+
+    Returns:
+        The path of `scores.json`.
+    """
+    if (folder / "scores.json").exists():
+        return folder / "scores.json"
+    bundle = load(model_folder)
+    bundle.model.eval()
+    benchmark = SessionFolder(benchmark_folder, "test", targets=False)
+    count = min(len(benchmark), config.sessions or len(benchmark))
+    work = folder.with_name(f"{folder.name}.work")
+    (work / "strips").mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    captions: dict[str, list[str]] = {}
+    for first in range(0, count, config.batch_size):
+        examples = [benchmark[i] for i in range(first, min(first + config.batch_size, count))]
+        for example, trajectory, scores in run_sessions(bundle, examples, config):
+            rows.append(session_row(example, trajectory, scores))
+            if len(captions) < config.strips:
+                captions[example.session.id] = _draw(work / "strips", rows[-1], trajectory)
+        report(first, {"progress": min(1.0, (first + config.batch_size) / count), **_means(rows)})
+    (work / "strips.json").write_text(json.dumps(captions, indent=1))
+    (work / "scores.json").write_text(json.dumps(score_sheet(rows, config), indent=1))
+    replace_folder(work, folder)
+    return folder / "scores.json"
+
+
+def run_sessions(
+    bundle: Bundle, examples: Sequence[Example], config: EvaluationConfig
+) -> Iterable[tuple[Example, Trajectory, SessionScores]]:
+    """Sample sessions with the recorded seed and judge them."""
+    with torch.no_grad():
+        trajectories = rollout(bundle, examples, config.sampling, seed=config.seed)
+    scores = judge_many([e.session for e in examples], [np.stack(t.images) for t in trajectories])
+    return zip(examples, trajectories, scores, strict=True)
+
+
+def session_row(example: Example, trajectory: Trajectory, scores: SessionScores) -> Row:
+    """One session of the score sheet; an absent metric is named under `absent` and has no number."""
+    turns = []
+    for k, (turn, sample, values) in enumerate(
+        zip(example.session.turns, trajectory.turns, scores.turns, strict=True), start=1
+    ):
+        present = {name: values[name] for name in METRICS if isinstance(values[name], float)}
+        absent = {name: str(values[name]) for name in METRICS if name not in present}
+        turns.append(
+            {
+                "turn": k,
+                "edit_type": str(turn.task_type),
+                "instruction": turn.instruction,
+                "trace": sample.trace_text,
+                "distance": scores.distances[k - 1],
+                **present,
+                "absent": absent,
+            }
+        )
+    track = example.session.track
+    return {"id": example.session.id, "track": str(track) if track else None, "success": scores.success, "turns": turns}
+
+
+def score_sheet(rows: Sequence[Row], config: EvaluationConfig) -> dict[str, Any]:
+    """Scores of every session and turn with their means and denominators. The caller adds what names model and data."""
+    turns = [turn | {"track": row["track"]} for row in rows for turn in row["turns"]]
+    tracks = sorted({row["track"] for row in rows if row["track"]})
+    summary: dict[str, Any] = {**_table(turns), "session_success": _mean([row["success"] for row in rows])}
+    for track in tracks:
+        of_track = [row["success"] for row in rows if row["track"] == track]
+        summary[track] = {**_table([t for t in turns if t["track"] == track]), "session_success": _mean(of_track)}
+    for name, key in (("by_turn", "turn"), ("by_type", "edit_type"), ("by_distance", "distance")):
+        values = sorted({turn[key] for turn in turns if turn[key] is not None})
+        summary[name] = {str(value): _table([t for t in turns if t[key] == value]) for value in values}
+    return {
+        "format": 1,
+        "judge": JUDGE,
+        "seed": config.seed,
+        "settings": dataclasses.asdict(config.sampling),
+        "sessions": list(rows),
+        "summary": summary,
+    }
+
+
+def _mean(values: Sequence[float]) -> dict[str, float | int | None]:
+    return {"mean": float(np.mean(values)) if values else None, "n": len(values)}
+
+
+def _table(turns: Sequence[Row]) -> dict[str, Any]:
+    return {name: _mean([turn[name] for turn in turns if name in turn]) for name in METRICS}
+
+
+def _means(rows: Sequence[Row]) -> dict[str, float]:
+    table = _table([turn for row in rows for turn in row["turns"]])
+    return {f"evaluation/{name}": cell["mean"] for name, cell in table.items() if cell["mean"] is not None}
+
+
+def _draw(folder: Path, row: Row, trajectory: Trajectory) -> list[str]:
+    captions = ["source"] + [
+        f"{t['turn']}. {t['instruction']} [{t['trace']}] "
+        + " ".join(f"{name} {t[name]:.2f}" for name in ("IF", "CC", "GA") if name in t)
+        for t in row["turns"]
+    ]
+    draw_strip(trajectory.images, captions).save(folder / f"{row['id']}.png")
+    return captions

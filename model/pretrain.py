@@ -1,0 +1,72 @@
+"""The base model: single-turn edits from scratch, on scenes that are rendered as they are needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from data.loader import Example, render_single_turns
+from data.scenes import World
+from model.bundle import Bundle
+from model.config import ModelConfig, SupervisedConfig
+from model.configuration import EditConfig
+from model.modeling import EditModel
+from model.packing import Pictures
+from model.supervised import encode_examples, train_supervised
+from model.tokenizer import special_ids, word_tokenizer
+from model.trainer import Report, Trainer, numpy_generator, replace_folder
+
+
+def new_bundle(config: ModelConfig, vae: AutoencoderKL, world: World, vocabulary: Sequence[str], seed: int) -> Bundle:
+    """A randomly initialised model for the pictures and words of a world."""
+    tokenizer = word_tokenizer(vocabulary)
+    torch.manual_seed(seed)
+    model = EditModel(
+        EditConfig.small(
+            vocab_size=len(tokenizer),
+            width=config.width,
+            layers=config.layers,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            mlp=config.mlp,
+            vit_width=config.vit_width,
+            vit_layers=config.vit_layers,
+            vit_heads=config.vit_heads,
+            vit_patch=config.vit_patch,
+            image_size=world.image_size,
+            latent_channels=vae.config.latent_channels,
+        )
+    )
+    return Bundle(model, vae, tokenizer, special_ids(tokenizer))
+
+
+def train_base(
+    config: SupervisedConfig, model: ModelConfig, vae_folder: Path, sessions_folder: Path, folder: Path, report: Report
+) -> Path:
+    """Train the base model of a world.
+
+    Args:
+        vae_folder: a finished autoencoder.
+        sessions_folder: a build of sessions; only its world and its vocabulary are read, never its sessions.
+        folder: where the finished model goes; a run that was cut off goes on from `<folder>.work`.
+    """
+    if folder.exists():
+        return folder
+    world = World.model_validate_json((sessions_folder / "world.json").read_text())
+    vocabulary = json.loads((sessions_folder / "vocabulary.json").read_text())
+    vae = AutoencoderKL.from_pretrained(vae_folder).requires_grad_(False)
+    bundle = new_bundle(model, vae, world, vocabulary, config.optimisation.seed)
+
+    def batches(step: int) -> tuple[Sequence[Example], Sequence[Pictures]]:
+        seed = int(numpy_generator(config.optimisation.seed, step, "base examples").integers(2**31))
+        examples = render_single_turns(world, config.optimisation.batch_size, seed)
+        return examples, encode_examples(bundle, examples)
+
+    work = folder.with_name(f"{folder.name}.work")
+    train_supervised(bundle, config, batches, Trainer(bundle.model, config.optimisation, work), report, "base")
+    replace_folder(bundle.save(work / "finished"), folder)
+    return folder

@@ -1,0 +1,127 @@
+"""Train the latent space on rendered scenes.
+
+Two phases. First encoder and decoder learn together. Then the latents are whitened by folding the transform into the
+encoder's last and the decoder's first convolution, and the decoder alone goes on learning. Flow matching sees squared
+error only: a property of the picture that moves the latents little would be passed over, so after whitening every
+direction carries the same variance. The decoder also learns to bear small errors of the latents, which sampling makes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from model.config import VaeConfig
+from model.trainer import Report, Trainer, generator, numpy_generator, replace_folder
+from model.vae import new_vae
+
+LATENT_NOISE = 0.05  # standard deviation added to whitened latents while the decoder is trained
+
+
+def train_vae(config: VaeConfig, scenes: np.ndarray, folder: Path, report: Report) -> Path:
+    """Train on pictures and save the autoencoder.
+
+    Args:
+        scenes: (N, H, W, 3) uint8.
+        folder: where the finished autoencoder goes; a run that was cut off goes on from `<folder>.work`.
+
+    Returns:
+        `folder`.
+    """
+    if folder.exists():
+        return folder
+    work = folder.with_name(f"{folder.name}.work")
+    torch.manual_seed(config.optimisation.seed)
+    vae = new_vae(config.channels, config.latent_channels, config.layers_per_block)
+    first = round(config.optimisation.steps * config.whiten_at)
+    _train_both(vae, config, first, scenes, work / "both", report)
+    whiten(vae, _to_tensor(scenes[:1024]))
+    _train_decoder(vae, config, first, scenes, work / "decoder", report)
+    temporary = work / "finished"
+    vae.save_pretrained(temporary)
+    replace_folder(temporary, folder)
+    return folder
+
+
+def _to_tensor(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+
+
+def _batch(scenes: np.ndarray, config: VaeConfig, step: int) -> Tensor:
+    chosen = numpy_generator(config.optimisation.seed, step, "vae batch").integers(
+        0, len(scenes), config.optimisation.batch_size
+    )
+    return _to_tensor(scenes[chosen])
+
+
+def _reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
+    return F.l1_loss(output, target) + F.mse_loss(output, target)
+
+
+def _train_both(
+    vae: AutoencoderKL, config: VaeConfig, steps: int, scenes: np.ndarray, work: Path, report: Report
+) -> None:
+    trainer = Trainer(vae, dataclasses.replace(config.optimisation, steps=steps), work)
+    for step in trainer.steps():
+        images = _batch(scenes, config, step)
+        posterior = vae.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator(config.optimisation.seed, step, "posterior"))
+        output = vae.decode(posterior.mean + posterior.std * noise).sample
+        reconstruction = _reconstruction_loss(output, images)
+        stats = trainer.update(reconstruction + config.kl_weight * posterior.kl().mean())
+        _report(report, config, step, {"vae/loss": reconstruction.item(), **stats})
+    trainer.use_average()
+    trainer.save()
+
+
+def _train_decoder(
+    vae: AutoencoderKL, config: VaeConfig, first: int, scenes: np.ndarray, work: Path, report: Report
+) -> None:
+    vae.encoder.requires_grad_(False)
+    steps = config.optimisation.steps - first
+    rate = config.optimisation.learning_rate / 2
+    trainer = Trainer(vae, dataclasses.replace(config.optimisation, steps=steps, learning_rate=rate), work)
+    for step in trainer.steps():
+        images = _batch(scenes, config, first + step)
+        with torch.no_grad():
+            latents = vae.encode(images).latent_dist.mean
+        noise = torch.randn(latents.shape, generator=generator(config.optimisation.seed, first + step, "latent noise"))
+        reconstruction = _reconstruction_loss(vae.decode(latents + LATENT_NOISE * noise).sample, images)
+        _report(report, config, first + step, {"vae/loss": reconstruction.item(), **trainer.update(reconstruction)})
+    trainer.use_average()
+    vae.encoder.requires_grad_(True)
+
+
+def _report(report: Report, config: VaeConfig, step: int, metrics: dict[str, float]) -> None:
+    if step % 10 == 0:
+        report(step, {**metrics, "progress": (step + 1) / config.optimisation.steps})
+
+
+@torch.no_grad()
+def whiten(vae: AutoencoderKL, images: Tensor) -> None:
+    """Fold a whitening of the latent channels (zero mean, unit covariance over `images`) into the autoencoder.
+
+    The encoder's side is exact. The decoder's is exact inside the picture; at its border the zero padding of the first
+    convolution stands for another value than before, which the training of the decoder mends.
+    """
+    means = torch.cat([vae.encode(chunk).latent_dist.mean for chunk in images.split(128)])
+    flat = means.permute(0, 2, 3, 1).flatten(0, 2).double()
+    mean = flat.mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov(flat.T))
+    # Symmetric (ZCA) whitening; the floor keeps a dead channel from being blown up into noise.
+    root = values.clamp(min=1e-6 * values.max()).sqrt()
+    forward, backward = vectors @ torch.diag(1 / root) @ vectors.T, vectors @ torch.diag(root) @ vectors.T
+    z = mean.numel()
+    last, first = vae.encoder.conv_out, vae.decoder.conv_in
+    weight = torch.einsum("ij,jchw->ichw", forward, last.weight[:z].double())
+    last.weight[:z] = weight.to(last.weight.dtype)
+    last.bias[:z] = (forward @ (last.bias[:z].double() - mean)).to(last.bias.dtype)
+    constant = torch.einsum("ojhw,j->o", first.weight.double(), mean)
+    first.bias += constant.to(first.bias.dtype)
+    first.weight.copy_(torch.einsum("ojhw,ji->oihw", first.weight.double(), backward).to(first.weight.dtype))

@@ -1,0 +1,44 @@
+"""Supervised fine-tuning: the base learns to keep track of a whole session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from data.loader import Example, SessionFolder
+from model.bundle import load
+from model.config import SupervisedConfig
+from model.packing import Pictures
+from model.supervised import encode_examples, train_supervised
+from model.trainer import Report, Trainer, numpy_generator, replace_folder
+
+
+def train_sft(config: SupervisedConfig, parent: Path, sessions_folder: Path, folder: Path, report: Report) -> Path:
+    """Fine-tune a model on ground-truth sessions.
+
+    Args:
+        parent: folder of the base model.
+        sessions_folder: a build of sessions; its split `train` is used.
+        folder: where the finished model goes; a run that was cut off goes on from `<folder>.work`.
+    """
+    if folder.exists():
+        return folder
+    bundle = load(parent)
+    sessions = SessionFolder(sessions_folder, "train")
+
+    @lru_cache(maxsize=4096)
+    def encoded(index: int) -> tuple[Example, Pictures]:
+        example = sessions[index]
+        return example, encode_examples(bundle, [example])[0]
+
+    def batches(step: int) -> tuple[Sequence[Example], Sequence[Pictures]]:
+        random = numpy_generator(config.optimisation.seed, step, "sft batch")
+        chosen = random.choice(len(sessions), size=min(config.optimisation.batch_size, len(sessions)), replace=False)
+        examples, tables = zip(*(encoded(int(i)) for i in chosen), strict=True)
+        return examples, tables
+
+    work = folder.with_name(f"{folder.name}.work")
+    train_supervised(bundle, config, batches, Trainer(bundle.model, config.optimisation, work), report, "sft")
+    replace_folder(bundle.save(work / "finished"), folder)
+    return folder
