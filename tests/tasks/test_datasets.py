@@ -1,0 +1,139 @@
+"""Data sets as DVC stages, on a checkout of two files whose stage takes milliseconds."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data.errors import UserError
+from tasks import datasets
+from tasks.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+STAGE = """
+import pathlib, sys, yaml
+section = yaml.safe_load(open("params.yaml"))["profiles"][sys.argv[1]]["sessions"]
+if section.get("fails"):
+    sys.exit("params.yaml: sessions.fails is set. Unset it")
+folder = pathlib.Path("data/sessions") / sys.argv[1]
+folder.mkdir(parents=True)
+(folder / "train.jsonl").write_text("{}\\n" * section["train"])
+(folder / "test.jsonl").write_text("{}\\n" * 2)
+with open("runs", "a") as file:
+    file.write("x")
+"""
+PIPELINE = {
+    "stages": {
+        "sessions": {
+            "matrix": {"profile": ["tiny", "small"]},
+            "cmd": "python stage.py ${item.profile}",
+            "deps": ["stage.py"],
+            "params": ["profiles.${item.profile}.sessions"],
+            "outs": ["data/sessions/${item.profile}"],
+        }
+    }
+}
+
+
+def write_params(root: Path, **changes):
+    profiles = {
+        "tiny": {"sessions": {"train": 3}},
+        "small": {"extends": "tiny", "sessions": {"train": 4}},
+        "large": {"extends": "small"},
+    }
+    profiles["tiny"]["sessions"].update(changes)
+    (root / "params.yaml").write_text(yaml.safe_dump({"profiles": profiles}))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Settings:
+    root = tmp_path / "checkout"
+    shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+    (root / "stage.py").write_text(STAGE)
+    (root / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE))
+    write_params(root)
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    return Settings(EDIT_R2_ROOT=root).model_copy(
+        update={"home": Path(".edit-r2"), "dvc_remote": None, "s3_bucket": None}
+    )
+
+
+def test_a_build_is_identified_pushed_and_not_repeated(checkout):
+    dataset = datasets.build("tiny", "sessions", chosen=checkout)
+    assert dataset.title == "sessions/tiny"
+    assert dataset.digest.endswith(".dir") and len(dataset.digest) == 36
+    assert (dataset.rows, dataset.splits) == (5, {"train": 3, "test": 2})
+    assert datasets.is_pushed("tiny", "sessions", checkout)
+    lock = (checkout.root / "dvc.lock").read_bytes()
+    assert datasets.build("tiny", "sessions", chosen=checkout) == dataset
+    assert (checkout.root / "dvc.lock").read_bytes() == lock
+    assert (checkout.root / "runs").read_text() == "x"
+    assert not (checkout.root / ".dvc" / "config.local").exists()
+
+
+def test_a_change_makes_it_stale_and_a_clone_pulls_it_back(checkout):
+    first = datasets.build("tiny", "sessions", chosen=checkout)
+    assert datasets.is_current("tiny", "sessions", checkout)
+    shutil.rmtree(first.folder)
+    shutil.rmtree(checkout.root / ".dvc" / "cache")
+    assert not datasets.is_current("tiny", "sessions", checkout)
+    assert datasets.pull_dataset("tiny", "sessions", checkout) == first
+    write_params(checkout.root, train=7)
+    assert not datasets.is_current("tiny", "sessions", checkout)
+    assert datasets.build("tiny", "sessions", push=False, chosen=checkout).digest != first.digest
+    assert not datasets.is_pushed("tiny", "sessions", checkout)
+
+
+def test_a_failing_stage_is_one_line_and_leaves_the_lock_alone(checkout):
+    datasets.build("tiny", "sessions", push=False, chosen=checkout)
+    lock = (checkout.root / "dvc.lock").read_bytes()
+    write_params(checkout.root, fails=True)
+    with pytest.raises(UserError, match=r"cannot build sessions/tiny: params\.yaml: sessions\.fails is set") as caught:
+        datasets.build("tiny", "sessions", chosen=checkout)
+    assert "\n" not in str(caught.value)
+    assert (checkout.root / "dvc.lock").read_bytes() == lock
+    assert "exit 255" in (checkout.state / "logs" / "dvc.log").read_text()
+
+
+def test_another_remote_stays_out_of_the_committed_configuration(checkout, tmp_path):
+    committed = (checkout.root / ".dvc" / "config").read_bytes()
+    elsewhere = checkout.model_copy(update={"dvc_remote": str(tmp_path / "elsewhere")})
+    datasets.build("tiny", "sessions", chosen=elsewhere)
+    assert datasets.is_pushed("tiny", "sessions", elsewhere)
+    assert any((tmp_path / "elsewhere").rglob("*.dir"))
+    assert not (checkout.state / "dvc-remote").exists()
+    assert (checkout.root / ".dvc" / "config").read_bytes() == committed
+    local = checkout.root / ".dvc" / "config.local"
+    before = local.stat().st_mtime_ns
+    assert datasets.remote_name(elsewhere) == datasets.CONFIGURED_REMOTE
+    assert local.stat().st_mtime_ns == before
+
+
+def test_a_profile_without_its_own_section_shares_the_data_of_the_one_it_extends(checkout):
+    assert datasets.owner_of("large", "sessions", checkout.root) == "small"
+    with pytest.raises(UserError, match="no profile 'huge'"):
+        datasets.owner_of("huge", "sessions", checkout.root)
+
+
+def test_nothing_built_is_said(checkout):
+    with pytest.raises(UserError, match="no entry for sessions@tiny"):
+        datasets.locked("tiny", "sessions", checkout)
+
+
+def test_the_manifest_sees_names_and_contents(tmp_path):
+    (tmp_path / "a").write_text("1")
+    first = datasets.manifest_digest(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    second = datasets.manifest_digest(tmp_path)
+    (tmp_path / "b").write_text("2")
+    assert len({first, second, datasets.manifest_digest(tmp_path)}) == 3
+
+
+def test_stages_run_on_this_python(checkout, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert os.path.dirname(sys.executable) not in os.environ["PATH"]
+    assert datasets.build("tiny", "sessions", push=False, chosen=checkout).rows == 5
