@@ -25,6 +25,7 @@ class Tag(StrEnum):
     FAILURE = "edit_r2.failure"  # one line
     FLOW_RUN = "prefect.flow_run_id"
     FLOW_URL = "prefect.flow_run_url"
+    HOST = "edit_r2.host"
     COMMIT = "git.commit"
     DIRTY = "git.dirty"
     PARENT_RUN = "mlflow.parentRunId"

@@ -20,7 +20,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from data.errors import UserError
 
-
 SERVICES = "services.json"  # under `home`: what `edit-r2 up` started
 
 

@@ -1,0 +1,143 @@
+"""Who a stage is: a fingerprint of its code, parameters, data and parent model.
+
+Two runs with the same fingerprint would make the same thing, so the second one is not made. Code counts as the import
+closure of the stage's entry modules: editing the RL objective does not retrain the base model.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mlflow_config.settings import Stage
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("data", "model", "tasks", "mlflow_config")
+LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow")  # a change of these may change a result
+ENTRIES: Mapping[str, tuple[str, ...]] = {
+    Stage.BUILD_DATASET: ("data.build", "tasks.expectations"),
+    Stage.BUILD_BENCHMARK: ("data.build", "tasks.expectations"),
+    Stage.PRETRAIN_BASE: ("model.pretrain", "model.pretrain_vae"),
+    Stage.TRAIN_SFT: ("model.sft",),
+    Stage.TRAIN_RL: ("model.rl",),
+    Stage.EVALUATE: ("model.evaluation",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Git:
+    """Where the code stands: the commit (None outside a repository) and whether tracked files differ from it."""
+
+    commit: str | None
+    dirty: bool
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces; dataclasses become objects, paths and the like their text."""
+
+    def plain(item: Any) -> Any:
+        return dataclasses.asdict(item) if dataclasses.is_dataclass(item) and not isinstance(item, type) else str(item)
+
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=plain)
+
+
+def sha256(text: str) -> str:
+    """Hexadecimal SHA-256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _file(module: str, root: Path) -> Path | None:
+    base = root.joinpath(*module.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Every module a file may import, lazily or not; `from a import b` counts as both `a` and `a.b`."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def closure(entries: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
+    """Modules of this project reachable by imports from `entries`, with their files."""
+    found: dict[str, Path] = {}
+    waiting = list(entries)
+    while waiting:
+        module = waiting.pop()
+        path = _file(module, root)
+        if module in found or module.split(".")[0] not in PACKAGES or path is None:
+            continue
+        found[module] = path
+        waiting.extend(_imports(path))
+    return found
+
+
+@lru_cache
+def code_digest(stage: str, root: Path = ROOT) -> str:
+    """SHA-256 over the code of a stage and the versions of the libraries that decide its numbers."""
+    files = closure(ENTRIES[stage], root)
+    code = {module: hashlib.sha256(path.read_bytes()).hexdigest() for module, path in files.items()}
+    return sha256(canonical({"code": code, "libraries": {name: _version(name) for name in LIBRARIES}}))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def fingerprint(
+    stage: str,
+    parameters: Any,
+    *,
+    datasets: Mapping[str, str] | None = None,
+    parent: str | None = None,
+    code: str | None = None,
+) -> str:
+    """Identity of one run of a stage (64 hexadecimal digits).
+
+    Args:
+        stage: one of `Stage`.
+        parameters: the typed sections that the stage reads; seeds are among them.
+        datasets: name to DVC hash of every dataset read.
+        parent: digest of the model that the stage starts from or judges.
+        code: digest of the code; by default that of the stage's entry modules.
+    """
+    return sha256(
+        canonical(
+            {
+                "stage": str(stage),
+                "code": code or code_digest(stage),
+                "parameters": parameters,
+                "datasets": dict(datasets or {}),
+                "parent": parent,
+            }
+        )
+    )
+
+
+@lru_cache
+def git(root: Path = ROOT) -> Git:
+    """Commit and cleanliness of the checkout; dirty outside a repository, since nothing vouches for the code there."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            answer = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=20, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return answer.stdout.strip()
+
+    changes = ask("status", "--porcelain", "--untracked-files=no")
+    return Git(ask("rev-parse", "HEAD"), changes is None or bool(changes))

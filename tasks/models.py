@@ -1,0 +1,147 @@
+"""Model folders: their manifest and digest, and their way into and out of MLflow's logged models."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from mlflow_config.settings import MODEL_TYPE, Tag
+from tasks import tracking
+from tasks.settings import settings
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """A model in MLflow. `name` is base, sft or rl; `digest` the SHA-256 of its manifest; `parent` a model id."""
+
+    name: str
+    model_id: str
+    digest: str
+    run_id: str
+    parent: str | None = None
+
+
+def manifest(folder: Path) -> dict[str, str]:
+    """Path relative to `folder` (with slashes, sorted) to SHA-256 of every file.
+
+    Raises:
+        UserError: the folder is missing, empty or holds a link, which could point to anything.
+    """
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
+        if path.is_symlink():
+            raise UserError(f"{path} is a symbolic link", "Replace it by the file itself")
+        if path.is_file():
+            with path.open("rb") as file:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found:
+        raise UserError(f"{folder} holds no model", "Name a model's folder")
+    return found
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """SHA-256 over the lines `<sha256>  <path>`, sorted by path, each ended by a newline (as `sha256sum` prints)."""
+    lines = "".join(f"{sha}  {path}\n" for path, sha in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def digest(folder: Path) -> str:
+    """Digest of a model folder. Raises UserError as `manifest`."""
+    return digest_of(manifest(folder))
+
+
+def log(run: tracking.ActiveRun, folder: Path, name: str, parent: str | None, params: Mapping[str, Any]) -> ModelRecord:
+    """Store a model folder as the output of a run; the parent model is an input of the run already."""
+    sha = digest(folder)
+    client = tracking.client()
+    tags = {Tag.DIGEST: sha, Tag.PROFILE: run.spec.profile, Tag.STAGE: run.spec.stage}
+    if parent:
+        tags[Tag.PARENT] = parent
+    made = client.create_logged_model(
+        run.experiment_id,
+        name=name,
+        source_run_id=run.run_id,
+        tags={str(key): value for key, value in tags.items()},
+        params={key: str(value)[:6000] for key, value in params.items()},
+        model_type=MODEL_TYPE,
+    )
+    try:
+        client.log_model_artifacts(made.model_id, str(folder))
+    except BaseException:
+        client.finalize_logged_model(made.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(made.model_id, "READY")
+    run.model_output(made.model_id)
+    return ModelRecord(name, made.model_id, sha, run.run_id, parent)
+
+
+def record(model_id: str) -> ModelRecord:
+    """What MLflow holds of a model. Raises UserError when it holds none that this project made."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = tracking.client().get_logged_model(model_id)
+        return ModelRecord(
+            found.name, model_id, found.tags[Tag.DIGEST], str(found.source_run_id), found.tags.get(Tag.PARENT)
+        )
+    except (MlflowException, KeyError) as error:
+        remedy = "List models with `edit-r2 status`, or train one with `edit-r2 run`"
+        raise UserError(f"MLflow holds no model {model_id} of this project", remedy) from error
+
+
+def fetch(model_id: str) -> Path:
+    """Local folder of a model, downloaded at need, every byte checked against the digest it was logged with.
+
+    Raises:
+        UserError: no such model, its files are gone, or they differ from the digest.
+    """
+    known = record(model_id)
+    cached = settings().folder("models") / known.digest[:12]
+    if cached.is_dir() and _holds(cached, known.digest):
+        return cached
+    shutil.rmtree(cached, ignore_errors=True)
+    temporary = cached.with_name(f".{cached.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        _download(model_id, temporary)
+        if not _holds(temporary, known.digest):
+            remedy = "The store was tampered with or damaged: restore it, or delete the run and train again"
+            raise UserError(f"the files of model {model_id} differ from their digest {known.digest[:12]}", remedy)
+        temporary.rename(cached)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return cached
+
+
+def verify(model_id: str) -> bool:
+    """Whether the stored files of a model still have its digest (read in place where the store is this disk)."""
+    try:
+        known = record(model_id)
+        location = Path(tracking.client().get_logged_model(model_id).artifact_location.removeprefix("file://"))
+        return _holds(location, known.digest) if location.is_absolute() else _holds(fetch(model_id), known.digest)
+    except UserError:
+        return False
+
+
+def _holds(folder: Path, sha: str) -> bool:
+    try:
+        return digest(folder) == sha
+    except UserError:
+        return False
+
+
+def _download(model_id: str, target: Path) -> None:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    target.mkdir(parents=True)
+    try:
+        mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model_id}", dst_path=str(target))
+    except (MlflowException, OSError) as error:
+        remedy = "Restore the artifact store, or delete the run and train again"
+        raise UserError(f"the files of model {model_id} cannot be read: {error}", remedy) from error

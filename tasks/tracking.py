@@ -1,0 +1,177 @@
+"""Runs in MLflow: found by fingerprint or created, reused, resumed, and always closed with the truth.
+
+A stage is run inside `stage(spec)`. A FINISHED run with the same fingerprint whose results still verify is reused; a
+run that failed, was killed or died is opened again under its old id, so that a retry leaves no second run behind.
+Errors close a run as FAILED, interrupts as KILLED. A lock per fingerprint keeps two processes of one machine from doing
+the same work: the second waits and then reuses.
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from data.errors import UserError
+from mlflow_config.settings import RETRAIN, Tag, experiment, stage_tag
+from tasks import identity
+from tasks.recording import ActiveRun, Spec, client, result
+from tasks.settings import settings
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+__all__ = ["ActiveRun", "Spec", "client", "experiment_id", "find", "result", "retraining", "stage", "sweep"]
+
+
+@lru_cache
+def experiment_id(profile: str) -> str:
+    """The experiment of a profile, created at first use."""
+    from mlflow.exceptions import MlflowException
+
+    name = experiment(profile)
+    found = client().get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    root = settings().artifacts
+    try:
+        return str(client().create_experiment(name, artifact_location=f"{root}/{profile}" if root else None))
+    except MlflowException:
+        found = client().get_experiment_by_name(name)  # another process was quicker
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def find(profile: str, stage_name: str, fingerprint: str | None = None) -> list[Run]:
+    """Runs of a stage: the finished ones first, then the newest."""
+    wanted = [f"tags.`{Tag.STAGE}` = '{stage_name}'"]
+    if fingerprint:
+        wanted.append(f"tags.`{Tag.FINGERPRINT}` = '{fingerprint}'")
+    runs = client().search_runs(
+        [experiment_id(profile)], " and ".join(wanted), order_by=["attributes.start_time DESC"], max_results=100
+    )
+    return sorted(runs, key=lambda run: run.info.status != "FINISHED")
+
+
+@contextmanager
+def stage(spec: Spec, verify: Callable[[dict[str, Any]], bool] = bool) -> Iterator[ActiveRun]:
+    """Run a stage, or reuse what it did.
+
+    Args:
+        spec: identity of the run.
+        verify: whether the result of a finished run still holds; a run that fails this is run again.
+
+    Yields:
+        The run. When `reused` is true the caller has nothing left to do.
+    """
+    with _lock(spec):
+        runs = find(spec.profile, spec.stage, spec.fingerprint)
+        finished = next((run for run in runs if result(run) and verify(result(run))), None)
+        run = ActiveRun(spec, finished or _open(spec, runs), reused=finished is not None, reopened=bool(runs))
+        if spec.parent_run:
+            client().set_tag(spec.parent_run, stage_tag(spec.name.replace(" ", ".")), run.run_id)
+        if run.reused:
+            yield run
+        else:
+            with _closing(run):
+                yield run
+
+
+@contextmanager
+def _lock(spec: Spec) -> Iterator[None]:
+    lock = FileLock(settings().folder("runs") / f"{spec.key}.lock")
+    try:
+        lock.acquire(timeout=settings().stage_timeout)
+    except Timeout as error:
+        raise UserError(f"another process has been at {spec.name} for too long", "Stop it and run again") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _open(spec: Spec, earlier: Sequence[Run]) -> Run:
+    """Reopen the newest earlier run, or create one."""
+    tags = {str(key): value for key, value in _tags(spec).items()}
+    if earlier:
+        from mlflow.entities import RunTag
+
+        run_id = earlier[0].info.run_id
+        client().update_run(run_id, status="RUNNING")
+        client().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        for stale in (Tag.FAILURE, Tag.RESULT):
+            with suppress(Exception):
+                client().delete_tag(run_id, stale)
+        return client().get_run(run_id)
+    return client().create_run(experiment_id(spec.profile), tags=tags, run_name=spec.name)
+
+
+def _tags(spec: Spec) -> dict[str, str]:
+    git = identity.git()
+    tags: dict[str, str | None] = {
+        Tag.STAGE: spec.stage,
+        Tag.FINGERPRINT: spec.fingerprint,
+        Tag.PROFILE: spec.profile,
+        Tag.COMMIT: git.commit,
+        Tag.DIRTY: str(git.dirty).lower(),
+        Tag.HOST: platform.node(),
+        Tag.PARENT_RUN: spec.parent_run,
+        "mlflow.source.git.commit": git.commit,
+        "mlflow.source.name": "edit-r2",
+        **_flow_run(),
+        **spec.tags,
+    }
+    return {key: value for key, value in tags.items() if value is not None}
+
+
+def _flow_run() -> dict[str, str | None]:
+    from prefect.runtime import flow_run
+
+    return {Tag.FLOW_RUN: flow_run.id, Tag.FLOW_URL: flow_run.ui_url if flow_run.id else None}
+
+
+@contextmanager
+def _closing(run: ActiveRun) -> Iterator[None]:
+    """Close the run with what happened; the error goes on its way."""
+    started = time.monotonic()
+    try:
+        yield
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+        run.report(0, {"system/seconds": time.monotonic() - started, "system/peak_memory_mib": peak})
+        run.flush()
+        if not run.result:
+            raise RuntimeError(f"{run.spec.name} ended without a result")
+        client().set_terminated(run.run_id, "FINISHED")
+    except BaseException as error:
+        interrupted = not isinstance(error, Exception) or getattr(error, "exit_code", 0) >= 128
+        with suppress(Exception):  # the store itself may be what failed; the first error is the one to show
+            run.flush()
+            run.tag({Tag.FAILURE: " ".join(f"{type(error).__name__}: {error}".split())})
+        with suppress(Exception):
+            client().set_terminated(run.run_id, "KILLED" if interrupted else "FAILED")
+        raise
+
+
+def sweep(profile: str) -> list[str]:
+    """Close runs that died on this machine without a word (kill -9, power): no process holds their lock any more."""
+    wanted = f"tags.`{Tag.HOST}` = '{platform.node()}' and attributes.status = 'RUNNING'"
+    closed = []
+    for run in client().search_runs([experiment_id(profile)], wanted):
+        spec = Spec(run.data.tags.get(Tag.STAGE, ""), profile, run.data.tags.get(Tag.FINGERPRINT, ""))
+        lock = FileLock(settings().folder("runs") / f"{spec.key}.lock")
+        with suppress(Timeout), lock.acquire(timeout=0):
+            client().set_terminated(run.info.run_id, "KILLED")
+            closed.append(str(run.info.run_id))
+    return closed
+
+
+def retraining(profile: str, fingerprint: str) -> Spec:
+    """Spec of the parent run."""
+    return Spec(RETRAIN, profile, fingerprint)
