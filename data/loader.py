@@ -1,0 +1,139 @@
+"""Built sessions as arrays: streams from the shards of a folder, and renders on the fly for pre-training."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from data.errors import UserError
+from data.render import Pixels, render
+from data.sampling import random_scene
+from data.scenes import World
+from data.schema import Session
+
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused before they are decoded."""
+CACHED_GROUPS = 128
+REBUILD = "Rebuild the folder with `python -m data.build`"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A session with its pictures, uint8 (T + 1, H, W, 3): the source, then the picture after each turn."""
+
+    session: Session
+    images: NDArray[np.uint8]
+
+
+@dataclass
+class SessionFolder:
+    """The sessions of one split of a built folder, by position; pictures are read when asked for.
+
+    With `targets=False` only the source picture is loaded: uint8 (1, H, W, 3). Only lines and an index of picture paths
+    stay in memory, with up to `CACHED_GROUPS` row groups of encoded pictures.
+    """
+
+    folder: Path
+    split: str
+    targets: bool = True
+    _lines: list[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        path = self.folder / f"{self.split}.jsonl"
+        if not path.is_file():
+            raise UserError(f"{path} does not exist", REBUILD)
+        self._lines = path.read_text(encoding="utf-8").splitlines()
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Example:
+        session = self.session(index)
+        count = len(session.turns) + 1 if self.targets else 1
+        return Example(session, np.stack([self.picture(session.picture(turn)) for turn in range(count)]))
+
+    def session(self, index: int) -> Session:
+        """One session without its pictures."""
+        try:
+            return Session.from_row(json.loads(self._lines[index]))
+        except ValueError as error:
+            where = f"{self.folder / self.split}.jsonl line {range(len(self))[index] + 1}"
+            raise UserError(f"{where} is not a session: {str(error).splitlines()[0]}", REBUILD) from error
+
+    def sessions(self) -> Iterator[Session]:
+        """All sessions without their pictures."""
+        return (self.session(index) for index in range(len(self)))
+
+    def picture(self, path: str) -> Pixels:
+        """One picture by its path in the folder: uint8 (H, W, 3)."""
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise UserError(f"{self.folder}: picture path {path!r} leaves the folder", REBUILD)
+        if path not in self._index:
+            raise UserError(f"{self.folder}: no shard holds the picture {path}", REBUILD)
+        shard, group, row = self._index[path]
+        png, digest = self._group(shard, group)[row]
+        if hashlib.sha256(png).hexdigest() != digest:
+            raise UserError(f"{self._shards[shard]}: {path} differs from its digest", REBUILD)
+        return decode(png, f"{self._shards[shard]}: {path}")
+
+    @functools.cached_property
+    def _shards(self) -> list[Path]:
+        return sorted(self.folder.glob(f"images-{self.split}-*.parquet"))
+
+    @functools.cached_property
+    def _index(self) -> dict[str, tuple[int, int, int]]:
+        index: dict[str, tuple[int, int, int]] = {}
+        for shard, path in enumerate(self._shards):
+            file = _open(path)
+            for group in range(file.num_row_groups):
+                names = file.read_row_group(group, columns=["path"])["path"].to_pylist()
+                index.update({name: (shard, group, row) for row, name in enumerate(names)})
+        return index
+
+    @functools.cached_property
+    def _group(self) -> functools._lru_cache_wrapper[list[tuple[bytes, str]]]:
+        @functools.lru_cache(maxsize=CACHED_GROUPS)
+        def load(shard: int, group: int) -> list[tuple[bytes, str]]:
+            table = _open(self._shards[shard]).read_row_group(group, columns=["png", "sha256"])
+            return list(zip(table["png"].to_pylist(), table["sha256"].to_pylist(), strict=True))
+
+        return load
+
+
+def decode(png: bytes, where: str) -> Pixels:
+    """An encoded picture as uint8 (H, W, 3); UserError when it is none or too large, before any pixel is decoded."""
+    try:
+        with Image.open(io.BytesIO(png)) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise UserError(f"{where} has {picture.width}x{picture.height} pixels", "Use a smaller picture")
+            return np.asarray(picture.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{where} is not a readable picture", "Replace or rebuild it") from error
+
+
+def render_scenes(world: World, count: int, seed: int) -> Pixels:
+    """Random scenes for the image autoencoder: uint8 (N, H, W, 3); empty to full, signs in two of five."""
+    rng = random.Random(f"scenes/{world.name}/{seed}")
+    return render([random_scene(rng, world, (0, world.cells), sign_chance=0.4) for _ in range(count)], world)
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable shard", REBUILD) from error
