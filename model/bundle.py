@@ -1,18 +1,26 @@
-"""A model folder as one object: model, autoencoder, tokenizer."""
+"""A model folder as one object: model, autoencoder, tokenizer.
+
+Layout of this project's folder: config.json, model.safetensors (or shards and their index), vae/, tokenizer/.
+"""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from diffusers import AutoencoderKL
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
+from data.errors import UserError
+from model.images import Pixels
+from model.loading import load_model, load_vae
 from model.modeling import EditModel
-from model.packing import Pictures
-from model.tokenizer import SpecialIds
+from model.official import is_official
+from model.pictures import Grid, Pictures
+from model.tokenizer import SpecialIds, allowed_words, load_tokenizer, special_ids
+from model.vae import decode, encode
 
 
 @dataclass(frozen=True)
@@ -21,22 +29,40 @@ class Bundle:
 
     model: EditModel
     vae: AutoencoderKL
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerBase
     special: SpecialIds
 
-    def encode(self, images: np.ndarray) -> Pictures:
-        """`model.vae.encode` with this bundle's parts."""
-        raise NotImplementedError
+    def encode(self, images: Pixels) -> Pictures:
+        """Table of uint8 pictures (N, H, W, 3) of one size."""
+        return encode(self.vae, images, self.model.config).to(self.model.device)
 
-    def decode(self, latents: Tensor, grid: tuple[int, int]) -> np.ndarray:
-        """`model.vae.decode` with this bundle's parts."""
-        raise NotImplementedError
+    def decode(self, latents: Tensor, grid: Grid) -> Pixels:
+        """uint8 (N, H, W, 3) of latents (N, rows*columns, C)."""
+        return decode(self.vae, latents, grid, self.model.config)
 
-    def save(self, folder: Path) -> Path:
-        """config.json, model.safetensors, vae/, tokenizer/."""
-        raise NotImplementedError
+    @property
+    def allowed(self) -> Tensor:
+        """(V,) bool: ids that sampling may emit."""
+        rows = self.model.get_output_embeddings().weight.shape[0]
+        return allowed_words(self.tokenizer, rows).to(self.model.device)
+
+    def save(self, folder: Path, max_shard_size: str = "5GB") -> Path:
+        """Write the folder in one step: a reader sees the whole model or none. UserError when `folder` exists."""
+        if folder.exists():
+            raise UserError(f"{folder} exists already", "Name a new folder")
+        temporary = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(temporary, ignore_errors=True)
+        self.model.save_pretrained(temporary, max_shard_size=max_shard_size)
+        self.vae.save_pretrained(temporary / "vae")
+        self.tokenizer.save_pretrained(temporary / "tokenizer")
+        temporary.rename(folder)
+        return folder
 
 
 def load(folder: Path, dtype: str | None = None, device: str = "cpu") -> Bundle:
-    """Read this project's folder or the official BAGEL folder; UserError names what is missing."""
-    raise NotImplementedError
+    """Read this project's folder or the official one; UserError names what is missing or does not fit."""
+    folder = Path(folder)
+    model = load_model(folder, dtype, device)
+    vae = load_vae(folder, dtype, device)
+    tokenizer = load_tokenizer(folder if is_official(folder) else folder / "tokenizer")
+    return Bundle(model, vae, tokenizer, special_ids(tokenizer))

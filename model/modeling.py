@@ -1,20 +1,31 @@
-"""EditModel: the mixture of transformers with its picture encoders and heads."""
+"""EditModel: the mixture of transformers with its picture encoders and heads.
+
+Module names are the official checkpoint's, so that its tensors map one to one. `forward` computes all turns of all
+sessions of a batch; `model.context` calls the same `embed` and `decode` on a cache.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
+from model.attention import additive
 from model.configuration import EditConfig
-from model.guidance import Guidance
-from model.packing import PackedBatch, Pictures
+from model.guidance import Guidance, combine
+from model.layers import LayerCache, MoTForCausalLM, RMSNorm, Rows, rotary
+from model.packing import PackedBatch, Pictures, View
+from model.vit import Connector, PositionTable, TimeEmbedder, VisionModel
 
 
 class SessionOutput(NamedTuple):
-    """text_logits (M, V) at supervised positions; text_targets (M,); text_segment (M,) ordinal of the supervised TEXT
-    segment; velocity (ΣN, C) in the order of the noisy table (guided when the batch and `guidance` say so)."""
+    """text_logits (M, V) at supervised places; text_targets (M,); text_segment (M,) ordinal of the supervised text;
+    velocity (ΣN, C) in the order of the noisy table, guided when `guidance` was given."""
 
     text_logits: Tensor
     text_targets: Tensor
@@ -22,10 +33,137 @@ class SessionOutput(NamedTuple):
     velocity: Tensor
 
 
+def table_ids(cells: Tensor, side: int, interpolate: bool) -> Tensor:
+    """Rows of a position table for cells (..., 4) = row, column, rows, columns: row * side + column; in interpolate
+    mode the fractional coordinates are bucketed into `side` cells first."""
+    row, column, rows, columns = cells.unbind(-1)
+    if not interpolate:
+        return row * side + column
+    edges = torch.arange(1 / side, 1.0, 1 / side, device=cells.device)
+    fractions = ((row.double() / rows).float(), (column.double() / columns).float())
+    bucket_row, bucket_column = (torch.bucketize(f, edges, right=True) for f in fractions)
+    return bucket_row * side + bucket_column
+
+
 class EditModel(PreTrainedModel):
-    """See `forward`; `from_pretrained(folder)` reads this project's folder or the official BAGEL folder."""
+    """Understanding and generation experts over one session; `from_pretrained` reads this project's folder or the
+    official BAGEL folder, fails on any tensor that does not fit, and keeps the account in `load_report`."""
 
     config_class = EditConfig
+    config: EditConfig
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["MoTLayer", "SiglipEncoderLayer"]
+
+    def __init__(self, config: EditConfig) -> None:
+        super().__init__(config)
+        llm, vit = config.llm_config(), config.vit_config()
+        width, side = llm.hidden_size, config.vit_max_num_patch_per_side
+        self.language_model = MoTForCausalLM(llm)
+        self.vit_model = VisionModel(vit, config.vit_positions)
+        self.connector = Connector(vit.hidden_size, width, config.connector_act)
+        self.vit_pos_embed = PositionTable(side, width)
+        self.latent_pos_embed = PositionTable(config.max_latent_size, width)
+        self.time_embedder = TimeEmbedder(width, config.timestep_channels)
+        self.vae2llm = nn.Linear(config.latent_dim, width)
+        self.llm2vae = nn.Linear(width, config.latent_dim)
+        self.rotary = Qwen2RotaryEmbedding(llm)
+        self.load_report: Any = None
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Random start: 1/sqrt(fan in) for weights, sin-cos tables, a velocity head that starts at zero."""
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, RMSNorm):
+            nn.init.ones_(module.weight)
+        elif isinstance(module, PositionTable):
+            module.reset()
+        if module is self.llm2vae:
+            nn.init.zeros_(module.weight)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> EditModel:  # type: ignore[override]
+        """Load a folder; options: dtype ("float32", "bfloat16", ... or None for the stored one) and device."""
+        from model.loading import load_model
+
+        return load_model(Path(folder), **options)
+
+    def gradient_checkpointing_enable(self, **_: Any) -> None:  # type: ignore[override]
+        """Recompute decoder layers in the backward pass instead of keeping their activations."""
+        self.language_model.model.recompute = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep activations again."""
+        self.language_model.model.recompute = False
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.language_model.model.embed_tokens
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.language_model.lm_head
+
+    def encode_patches(self, batch: PackedBatch, pictures: Pictures) -> Tensor:
+        """Connector output plus positions of the batch's ViT tokens (n, D)."""
+        patches = pictures.patches[batch.vit_patches].to(self.dtype)
+        side = self.config.vit_max_num_patch_per_side
+        ids = table_ids(batch.vit_cells, side, self.config.interpolate_pos)
+        mask = None
+        if not batch.uniform_vit:
+            mask = additive(~batch.vit_padding[:, None, :], patches.dtype)
+        features = self.connector(self.vit_model(patches, ids, mask)).flatten(0, 1)
+        return (features + self.vit_pos_embed(ids.flatten())).index_select(0, batch.vit_index)
+
+    def _latent_positions(self, cells: Tensor) -> Tensor:
+        return self.latent_pos_embed(table_ids(cells, self.config.max_latent_size, self.config.interpolate_pos))
+
+    def embed(
+        self, batch: PackedBatch, pictures: Pictures | None, noisy: Tensor | None, timesteps: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Input rows of both experts, (U, D) and (G, D). timesteps (J,) per noisy picture or (ΣN,) per token."""
+        und = self.language_model.model.embed_tokens(batch.token_ids)
+        if pictures is not None and batch.vit_index.numel():
+            und = torch.cat((und, self.encode_patches(batch, pictures)))
+        gen = [und[:0]]
+        if pictures is not None and batch.clean_index.numel():
+            clean = pictures.latents[batch.clean_index].to(self.dtype)
+            zero = self.time_embedder(torch.zeros(1, device=clean.device))
+            gen.append(self.vae2llm(clean) + zero + self._latent_positions(batch.clean_cells))
+        if noisy is not None and timesteps is not None and batch.noisy_index.numel():
+            if timesteps.shape[0] != batch.noisy_start.shape[0]:
+                timesteps = timesteps[batch.noisy_start]
+            time = self.time_embedder(timesteps)[batch.noisy_of_token]
+            latent = (self.vae2llm(noisy.to(self.dtype)) + time)[batch.noisy_index]
+            gen.append(latent + self._latent_positions(batch.noisy_cells))
+        return und, torch.cat(gen)
+
+    def rows_of(self, batch: PackedBatch, mask: Any) -> Rows:
+        """The decoder's view of a batch."""
+        cos, sin = rotary(self.rotary, batch.positions, self.dtype)
+        return Rows(batch.rows, batch.width, batch.gather, batch.scatter, cos, sin, mask)
+
+    def decode(
+        self, und: Tensor, gen: Tensor, rows: Rows, caches: list[LayerCache] | None = None, start: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Decoder layers; hidden states before the final norms."""
+        return self.language_model.model(und, gen, rows, caches, start)
+
+    def logits(self, und: Tensor) -> Tensor:
+        """Vocabulary logits of understanding rows."""
+        return self.language_model.lm_head(self.language_model.model.norm(und))
+
+    def velocities(self, batch: PackedBatch, gen: Tensor) -> Tensor:
+        """(views, ΣN, C) velocities in table order."""
+        noisy = gen[batch.clean_index.shape[0] :][batch.view_rows]
+        return self.llm2vae(self.language_model.model.norm_moe_gen(noisy))
 
     def forward(
         self,
@@ -35,5 +173,24 @@ class EditModel(PreTrainedModel):
         timesteps: Tensor,
         guidance: Guidance | None = None,
     ) -> SessionOutput:
-        """All turns of all sessions at once. noisy (ΣN, C); timesteps (ΣN,) in [0, 1] (shifted)."""
-        raise NotImplementedError
+        """All turns of all sessions at once.
+
+        noisy (ΣN, C); timesteps (J,) per noisy picture, or (ΣN,) constant within a picture, in [0, 1] (shifted).
+        `guidance` needs a batch laid out with guided=True (ValueError otherwise).
+        """
+        masked = batch.with_mask(self.dtype)
+        und, gen = self.decode(*self.embed(batch, pictures, noisy, timesteps), self.rows_of(batch, masked.mask))
+        velocity = self.velocities(batch, gen)
+        if guidance is not None and (guidance.uses_text or guidance.uses_image):
+            if not batch.guided:
+                raise ValueError("guidance needs sessions laid out with guided=True")
+            time = timesteps if timesteps.shape[0] == noisy.shape[0] else timesteps[batch.noisy_of_token]
+            views = velocity[View.FULL], velocity[View.NO_TEXT], velocity[View.NO_IMAGE]
+            out = combine(guidance, *views, time, batch.noisy_of_token)
+        else:
+            out = velocity[View.FULL]
+        return SessionOutput(self.logits(und[batch.text_index]), batch.text_targets, batch.text_segment, out)
+
+    def own_state(self) -> Mapping[str, Tensor]:
+        """Name to tensor, as saved and as loaded."""
+        return self.state_dict()

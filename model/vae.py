@@ -1,36 +1,113 @@
-"""Pictures to latents and back. The autoencoder is diffusers' AutoencoderKL (÷8, no quant convolutions)."""
+"""Pictures to latents and back. The autoencoder is diffusers' AutoencoderKL without quant convolutions.
+
+Latents are scale * (mean - shift): deterministic. Every size of picture is encoded by itself, never padded: group norm
+and the middle attention would see the padding.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 
 import numpy as np
+import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.configuration import EditConfig
-from model.packing import Pictures
+from model.images import Pixels, for_vae, for_vit, normalised, patchify, unpatchify
+from model.pictures import Grid, Pictures
 
 
 def new_vae(channels: Sequence[int] = (16, 32, 64, 64), latent_channels: int = 4, blocks: int = 1) -> AutoencoderKL:
-    """A random autoencoder with one level per entry of `channels` (four levels = ÷8); scale 1, shift 0."""
-    raise NotImplementedError
+    """A random autoencoder with one level per entry of `channels` (four levels: ÷8); scale 1, shift 0."""
+    levels = len(channels)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(channels),
+        layers_per_block=blocks,
+        latent_channels=latent_channels,
+        norm_num_groups=gcd(32, *channels),
+        scaling_factor=1.0,
+        shift_factor=0.0,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+
+
+def scale_of(vae: AutoencoderKL) -> tuple[float, float]:
+    """(scale, shift) of the latents."""
+    return float(vae.config.scaling_factor), float(vae.config.shift_factor or 0.0)
 
 
 def set_scale(vae: AutoencoderKL, scale: float, shift: float) -> None:
-    """latent = scale * (mean - shift); stored in the VAE's config."""
-    raise NotImplementedError
+    """Store (scale, shift) in the autoencoder's configuration; saved with it."""
+    vae.register_to_config(scaling_factor=float(scale), shift_factor=float(shift))
 
 
-def encode(vae: AutoencoderKL, images: np.ndarray, config: EditConfig, chunk: int = 64) -> Pictures:
-    """Table of uint8 pictures (N, H, W, 3) of one size, resized by the configuration's rules when they ask for it.
+def moments(vae: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance (N, z, h, w) of normalised pictures (N, 3, H, W)."""
+    mean, logvar = vae.encoder(x).chunk(2, 1)
+    return mean, logvar
 
-    Deterministic (posterior mean). DEVIATION from the contract: `config` gives the patch sizes of the table."""
-    raise NotImplementedError
+
+def to_latents(vae: AutoencoderKL, x: Tensor) -> Tensor:
+    """(N, z, h, w) scaled latents of normalised pictures; differentiable."""
+    scale, shift = scale_of(vae)
+    return scale * (moments(vae, x)[0] - shift)
 
 
-def decode(
-    vae: AutoencoderKL, latents: Tensor, grid: tuple[int, int], config: EditConfig, chunk: int = 64
-) -> np.ndarray:
+def to_pixels(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """(N, 3, H, W) pictures, about [-1, 1], of scaled latents (N, z, h, w); differentiable."""
+    scale, shift = scale_of(vae)
+    return vae.decoder(latents / scale + shift)
+
+
+def _chunks(n: int, size: int) -> list[slice]:
+    return [slice(i, i + size) for i in range(0, n, size)]
+
+
+@torch.no_grad()
+def encode_latents(vae: AutoencoderKL, images: Pixels, config: EditConfig, chunk: int = 64) -> tuple[Tensor, Grid]:
+    """(N, rows*columns, C) patchified latents of pictures that have the autoencoder's size already, and their grid."""
+    parts = []
+    for part in _chunks(len(images), chunk):
+        x = normalised(images[part]).to(vae.device, vae.dtype)
+        parts.append(patchify(to_latents(vae, x), config.latent_patch_size).float())
+    stride = config.latent_stride
+    return torch.cat(parts), (images.shape[1] // stride, images.shape[2] // stride)
+
+
+def encode(vae: AutoencoderKL, images: Pixels, config: EditConfig, chunk: int = 64) -> Pictures:
+    """Table of uint8 pictures (N, H, W, 3) of one size, resized by the configuration's rules where these ask for it.
+
+    Patch sizes come from `config`. Tensors lie on the autoencoder's device, in float32.
+    """
+    images = for_vae(images, config)
+    latents, grid = encode_latents(vae, images, config, chunk)
+    patch = int(config.vit_config().patch_size)
+    small = for_vit(images, config)
+    patches = patchify(normalised(small), patch).to(vae.device)
+    patch_grid = (small.shape[1] // patch, small.shape[2] // patch)
+    return Pictures(latents.flatten(0, 1), patches.flatten(0, 1), (grid,) * len(images), (patch_grid,) * len(images))
+
+
+@torch.no_grad()
+def decode_float(
+    vae: AutoencoderKL, latents: Tensor, grid: Grid, config: EditConfig, chunk: int = 64
+) -> NDArray[np.float32]:
+    """(N, H, W, 3) in [0, 1] of latents (N, rows*columns, C)."""
+    parts = []
+    for part in _chunks(latents.shape[0], chunk):
+        z = unpatchify(latents[part].to(vae.device, vae.dtype), grid, config.latent_patch_size)
+        parts.append((to_pixels(vae, z).float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu())
+    return np.ascontiguousarray(torch.cat(parts).numpy())
+
+
+def decode(vae: AutoencoderKL, latents: Tensor, grid: Grid, config: EditConfig, chunk: int = 64) -> Pixels:
     """uint8 (N, H, W, 3), truncated as the official code does, of latents (N, rows*columns, C)."""
-    raise NotImplementedError
+    return (decode_float(vae, latents, grid, config, chunk) * 255).astype(np.uint8)

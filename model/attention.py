@@ -1,0 +1,74 @@
+"""Who may attend to whom, and the two kernels that obey it: SDPA with a mask (CPU) and FlexAttention (CUDA).
+
+Every token carries eight integer marks; visibility is a function of a query's and a key's marks alone, so the packed
+forward and the cached context share one rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+# Rows of a marks tensor (8, B, L), int32.
+SESSION, ORDER, COLUMN, KIND, TURN, BRANCH, STREAM, HIDES_TEXT = range(8)
+PADDING = -1  # session of an empty slot
+TEXT, NOISY = 0, 3  # values of model.packing.Kind that the rule speaks of
+
+
+def _rule(q: list[Tensor], k: list[Tensor]) -> Tensor:
+    """Visibility from broadcastable marks: the same session and stream, then either the own segment (text causally,
+    else fully) or an earlier one that is neither noise, nor another turn's branch, nor a text that the query hides."""
+    own = q[ORDER] == k[ORDER]
+    inside = own & ((q[KIND] != TEXT) | (k[COLUMN] <= q[COLUMN]))
+    same_turn = q[TURN] == k[TURN]
+    hidden = (q[HIDES_TEXT] == 1) & (k[KIND] == TEXT) & same_turn
+    earlier = (k[ORDER] < q[ORDER]) & (k[KIND] != NOISY) & ((k[BRANCH] == 0) | same_turn) & ~hidden
+    return (q[SESSION] == k[SESSION]) & (q[STREAM] == k[STREAM]) & (inside | earlier)
+
+
+def visible(queries: Tensor, keys: Tensor) -> Tensor:
+    """(B, Q, K) bool of marks (8, B, Q) and (8, B, K). Empty query slots see everything, so that no softmax is
+    empty."""
+    q = list(queries.unsqueeze(-1))
+    k = list(keys.unsqueeze(-2))
+    seen = _rule(q, k) & (k[SESSION] != PADDING)
+    return seen | (q[SESSION] == PADDING)
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 1, Q, K) bias, 0 or -inf: one conversion per forward instead of one per layer."""
+    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return bias.masked_fill_(~mask, float("-inf")).unsqueeze(1)
+
+
+def block_mask(marks: Tensor) -> Any:
+    """FlexAttention's block mask of packed rows; the same rule, evaluated inside the kernel."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    _, rows, width = marks.shape
+
+    def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        of_q, of_k = [row[b, q] for row in marks], [row[b, k] for row in marks]
+        return (_rule(of_q, of_k) & (of_k[SESSION] != PADDING)) | (of_q[SESSION] == PADDING)
+
+    return create_block_mask(mask_mod, rows, None, width, width, device=str(marks.device))
+
+
+@cache
+def _flex() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
+    """q (B, H, Q, D), k and v (B, Hkv, K, D) -> (B, H, Q, D). mask: additive bias, BlockMask, or None (see all)."""
+    grouped = q.shape[1] != k.shape[1]
+    if mask is None or isinstance(mask, Tensor):
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+    return _flex()(q, k, v, block_mask=mask, enable_gqa=grouped)
