@@ -233,10 +233,10 @@ class Storage:
 def _translate(error: Any, what: str) -> UserError:
     """The UserError for an answer of the store that refuses."""
     code = _code(error)
+    if code == "NoSuchBucket" or (code in _ABSENT and error.operation_name == "HeadBucket"):
+        return UserError(f"{what}: there is no such bucket", "Create the bucket or mend its name in the settings")
     if code in _ABSENT:
         return NotStored(f"{what}: it is not there", "Check the name, or store it first")
-    if code == "NoSuchBucket":
-        return UserError(f"{what}: there is no such bucket", "Create the bucket or mend its name in the settings")
     if code in _FORBIDDEN:
         return UserError(f"{what}: the store refuses these credentials ({code})", "Check AWS_* and the bucket's policy")
     return UserError(f"{what}: {_line(error)}", "See the store's log")
