@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.attention import PADDING, additive, block_mask, visible
 from model.pictures import Grid, Pictures, offsets
-from model.segments import Kind, Placed, RopeState, Segment, View, picture_segments, place_all, session_segments
+from model.segments import Kind, Placed, Segment, View, picture_segments, place_all, session_segments
 from model.tokenizer import SpecialIds
 
 __all__ = [
@@ -54,7 +54,7 @@ class PackedBatch:
     noisy_index: Tensor  # (noisy tokens of all views,) rows of the noisy table
     noisy_cells: Tensor
     noisy_start: Tensor  # (J,) first token of each noisy picture
-    view_rows: Tensor  # (views, ΣN) place among the noisy tokens; one view, or all three when guided
+    view_rows: Tensor  # (views, ΣN) place among the noisy tokens, in the order of `views`
     noisy_of_token: Tensor
     noisy_target: Tensor
     noisy_turn: Tensor
@@ -64,6 +64,7 @@ class PackedBatch:
     text_segment: Tensor  # (M,) ordinal of the supervised text
     text_turn: Tensor
     text_session: Tensor
+    views: tuple[View, ...]
     uniform_vit: bool
     mask: Any = None  # built once by `with_mask`
 
@@ -75,7 +76,7 @@ class PackedBatch:
     @property
     def guided(self) -> bool:
         """Whether every noisy picture is present in all three views."""
-        return self.view_rows.shape[0] == len(View)
+        return self.views == tuple(View)
 
     def with_mask(self, dtype: torch.dtype) -> PackedBatch:
         """The batch with its attention mask: an additive bias, or a block mask on CUDA."""
@@ -169,7 +170,8 @@ def lay_out(
         **tokens.supervision(),
     }
     tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in common.items()}
-    return PackedBatch(rows=rows, width=width, uniform_vit=not bool(tensors["vit_padding"].any()), **tensors)
+    uniform = not bool(tensors["vit_padding"].any())
+    return PackedBatch(rows=rows, width=width, views=tokens.views(), uniform_vit=uniform, **tensors)
 
 
 class _Tokens:
@@ -259,6 +261,11 @@ class _Tokens:
             "vit_padding": padding,
         }
 
+    def views(self) -> tuple[View, ...]:
+        """The views of noisy segments that occur; the full one is always listed."""
+        present = {s.view for s in self.segments if s.kind == Kind.NOISY} | {View.FULL}
+        return tuple(view for view in View if view in present)
+
     def latents(self) -> dict[str, Ints]:
         chosen, cells, inside = self._cells(Kind.CLEAN)
         starts = np.array(offsets(self.pictures.latent_grids) if self.pictures is not None else [0], np.int64)
@@ -274,15 +281,13 @@ class _Tokens:
         listed = [entries[j] for j in range(len(entries))]
         begin = np.array(offsets([_grid(s, self.pictures) for _, s in listed]), np.int64)
         index = begin[table] + inside
-        views = [v for v in View if bool((view == v).any())] or [View.FULL]
+        views = self.views()
         view_rows = np.zeros((len(views), int(begin[-1])), np.int64)
         for line, v in enumerate(views):
             here = np.flatnonzero(view == v)
             if not np.array_equal(np.sort(index[here]), np.arange(begin[-1])):
                 raise ValueError(f"view {v.name} does not hold every row of the noisy table exactly once")
             view_rows[line, index[here]] = here
-        if len(views) == 2:
-            raise ValueError("a batch holds either the full view alone or all three")
         full = view_rows[0]
         picture = self._field("picture", chosen)
         target = np.where(picture >= 0, starts[picture] + inside, -1)
@@ -315,8 +320,3 @@ class _Tokens:
             "text_turn": np.array([self.segments[i].turn for i in texts], np.int64),
             "text_session": self.session_of[owners],
         }
-
-
-def empty_state() -> RopeState:
-    """The state of a session that has no segment yet."""
-    return RopeState()
