@@ -21,6 +21,7 @@ class Tag(StrEnum):
     MODEL = "edit_r2.model"  # model_id of the model that a run made or judged
     MODEL_NAME = "edit_r2.model_name"  # base, sft or rl
     DATASET = "edit_r2.dataset"  # DVC hash of the dataset that a run built
+    VALIDATION = "edit_r2.validation"  # passed or failed: the expectations of a data set
     RESULT = "edit_r2.result"  # JSON: what the stage hands on
     FAILURE = "edit_r2.failure"  # one line
     FLOW_RUN = "prefect.flow_run_id"

@@ -1,4 +1,4 @@
-"""What went wrong, in words for users: foreign errors become one line with a remedy, and only some are worth a retry."""
+"""What went wrong, in words for users: foreign errors become one line with a remedy; only some deserve a retry."""
 
 from __future__ import annotations
 

@@ -118,6 +118,13 @@ def fetch(model_id: str) -> Path:
     return cached
 
 
+def adopt(folder: Path, sha: str) -> None:
+    """Move a freshly stored folder into the cache, so that the next stage need not download it."""
+    cached = settings().folder("models") / sha[:12]
+    if not cached.exists():
+        folder.replace(cached)
+
+
 def verify(model_id: str) -> bool:
     """Whether the stored files of a model still have its digest (read in place where the store is this disk)."""
     try:

@@ -1,0 +1,79 @@
+"""The data stages: DVC builds, expectations judge, the remote keeps; MLflow knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data.errors import UserError
+from mlflow_config.settings import Stage, Tag
+from tasks import datasets, identity, tracking
+from tasks.datasets import Dataset, Name
+from tasks.parameters import Parameters
+from tasks.settings import settings
+from tasks.work import work
+
+STAGES: dict[Name, Stage] = {"sessions": Stage.BUILD_DATASET, "benchmark": Stage.BUILD_BENCHMARK}
+
+
+def spec(parameters: Parameters, name: Name, parent_run: str | None = None) -> tracking.Spec:
+    """Identity of a build: its section and its code; DVC itself says what bytes they lead to."""
+    section = parameters.sessions if name == "sessions" else parameters.benchmark
+    stage = STAGES[name]
+    return tracking.Spec(stage, parameters.profile, identity.fingerprint(stage, section), parent_run)
+
+
+@work("build data")
+def build(parameters: Parameters, name: Name, parent_run: str | None = None) -> Dataset:
+    """Build, check and push a data set; with nothing changed, DVC only confirms the files.
+
+    Raises:
+        UserError: the build fails, a critical expectation fails (rows named), or the remote does not answer.
+    """
+
+    def confirmed(result: dict[str, Any]) -> bool:
+        try:
+            return datasets.build(parameters.profile, name, push=False).digest == result["digest"]
+        except UserError:
+            return False  # the run is opened again and fails there, on record
+
+    with tracking.stage(spec(parameters, name, parent_run), confirmed) as run:
+        if run.reused:
+            return datasets.locked(parameters.profile, name)
+        dataset = datasets.build(parameters.profile, name, push=False)
+        record_input(run, dataset, "build")
+        _validate(run, dataset)
+        datasets.push_dataset(dataset)
+        run.report(0, {f"data/{split}_sessions": count for split, count in dataset.splits.items()})
+        run.tag({Tag.DATASET: dataset.digest})
+        run.finish({"name": dataset.title, "digest": dataset.digest, "sha256": dataset.sha256_manifest})
+    return dataset
+
+
+def current(parameters: Parameters, name: Name) -> Dataset:
+    """The data set as it lies here; a worker that has none fetches or builds it first."""
+    try:
+        return datasets.locked(parameters.profile, name)
+    except UserError:
+        return datasets.build(parameters.profile, name, push=False)
+
+
+def record_input(run: tracking.ActiveRun, dataset: Dataset, context: str) -> None:
+    """Log a data set as input of a run, DVC's hash as its digest."""
+    source = {
+        "remote": settings().dvc_remote_url,
+        "path": f"data/{dataset.name}/{dataset.profile}",
+        "stage": f"{dataset.name}@{dataset.profile}",
+        "md5": dataset.digest,
+    }
+    about = {"rows": dataset.rows, "splits": dataset.splits, "sha256": dataset.sha256_manifest}
+    run.dataset(dataset.title, dataset.digest, source, context, about)
+
+
+def _validate(run: tracking.ActiveRun, dataset: Dataset) -> None:
+    """Run the expectations, keep their result with the run, and stop at a critical failure."""
+    from tasks import expectations
+
+    report = expectations.validate(dataset)
+    run.text(report.as_json(), "validation.json")
+    run.tag({Tag.VALIDATION: "passed" if report.success else "failed"})
+    report.raise_for_failure()

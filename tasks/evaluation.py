@@ -1,0 +1,148 @@
+"""Evaluation as a stage: the score sheet of one model on one benchmark, tied to both in MLflow, with its pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow_config.settings import Stage, Tag
+from tasks import building, identity, models, progress, tracking
+from tasks.datasets import Dataset
+from tasks.models import ModelRecord
+from tasks.parameters import Parameters, flat
+from tasks.settings import settings
+from tasks.work import work
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a model. `digest` is the SHA-256 of scores.json, which lies in the run's artifacts."""
+
+    name: str
+    model_id: str
+    run_id: str
+    digest: str
+
+    def scores(self) -> dict[str, Any]:
+        """The score sheet, from the cache or the run's artifacts."""
+        sheet: dict[str, Any] = json.loads(self.path().read_text())
+        return sheet
+
+    def path(self) -> Path:
+        """scores.json on this disk; `strips/` lies beside it when the evaluation drew any."""
+        folder = settings().folder("scores") / self.digest[:12]
+        if not (folder / "scores.json").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            tracking.client().download_artifacts(self.run_id, "evaluation", str(folder))
+            for file in (folder / "evaluation").iterdir():
+                file.replace(folder / file.name)
+        return folder / "scores.json"
+
+
+def spec(
+    parameters: Parameters, benchmark: Dataset, model: ModelRecord, parent_run: str | None = None
+) -> tracking.Spec:
+    """Identity of an evaluation: sampling and judge, benchmark, model."""
+    print_ = identity.fingerprint(
+        Stage.EVALUATE, parameters.evaluation, datasets={benchmark.title: benchmark.digest}, parent=model.digest
+    )
+    tags = {str(Tag.MODEL): model.model_id, str(Tag.MODEL_NAME): model.name}
+    return tracking.Spec(Stage.EVALUATE, parameters.profile, print_, parent_run, model.name, tags)
+
+
+@work("evaluate")
+def evaluate(
+    parameters: Parameters, benchmark: Dataset, model: ModelRecord, parent_run: str | None = None
+) -> Evaluation:
+    """Free-running edits over every turn of the benchmark, judged."""
+    with tracking.stage(spec(parameters, benchmark, model, parent_run), _holds) as run:
+        if run.reused:
+            progress.say(f"[cyan]same[/cyan] evaluate {model.name}, nothing changed")
+            return Evaluation(**run.result)
+        run.params(flat(parameters.evaluation))
+        building.record_input(run, benchmark, "evaluation")
+        run.model_input(model.model_id)
+        path = _evaluate(run, parameters, benchmark, model)
+        about = {"model_id": model.model_id, "dataset_name": benchmark.title, "dataset_digest": benchmark.digest}
+        run.report(0, dict(summary_metrics(json.loads(path.read_text())["summary"])), **about)
+        run.artifact(path.parent, "evaluation")
+        log_strips(run, path.parent)
+        result = Evaluation(model.name, model.model_id, run.run_id, identity.sha256(path.read_text()))
+        run.finish(asdict(result))
+    _keep(path.parent, result.digest)
+    shutil.rmtree(run.folder, ignore_errors=True)
+    return result
+
+
+def _evaluate(run: tracking.ActiveRun, parameters: Parameters, benchmark: Dataset, model: ModelRecord) -> Path:
+    from model.evaluation import evaluate as judge
+
+    with progress.shown(f"evaluate {model.name}", f"evaluate-{model.name}-{parameters.profile}") as advance:
+
+        def report(_step: int, metrics: dict[str, float]) -> None:
+            advance(metrics.get("progress", 0.0), "")
+
+        target = run.folder / "scores"
+        path = judge(parameters.evaluation, models.fetch(model.model_id), benchmark.folder, target, report)
+    sheet = json.loads(path.read_text())
+    sheet |= {
+        "profile": parameters.profile,
+        "model_digest": model.digest,
+        "benchmark": {"name": benchmark.title, "digest": benchmark.digest},
+    }
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(sheet, indent=1, sort_keys=True))
+    temporary.replace(path)
+    return path
+
+
+def summary_metrics(summary: dict[str, Any], prefix: str = "evaluation") -> Iterator[tuple[str, float]]:
+    """Flatten a summary: every cell {"mean", "n"} becomes `<path>` (left out when absent) and `<path>/n`."""
+    for name, cell in summary.items():
+        path = f"{prefix}/{name}"
+        if not isinstance(cell, dict):
+            continue
+        if set(cell) == {"mean", "n"}:
+            if cell["mean"] is not None:
+                yield path, float(cell["mean"])
+            yield f"{path}/n", float(cell["n"])
+        else:
+            yield from summary_metrics(cell, path)
+
+
+def log_strips(run: tracking.ActiveRun, folder: Path) -> None:
+    """One picture per drawn session: in the run's gallery, and in a table beside its captions."""
+    if not (folder / "strips.json").exists():
+        return
+    import mlflow
+    from PIL import Image
+
+    captions: dict[str, list[str]] = json.loads((folder / "strips.json").read_text())
+    table: dict[str, list[Any]] = {"session": [], "strip": [], "turns": []}
+    for session, lines in captions.items():
+        with Image.open(folder / "strips" / f"{session}.png") as opened:
+            picture = opened.convert("RGB")
+        tracking.client().log_image(run.run_id, picture, key=f"session {session}", step=0, synchronous=True)
+        table["session"].append(session)
+        table["strip"].append(mlflow.Image(picture))
+        table["turns"].append("\n".join(lines))
+    if captions:
+        tracking.client().log_table(run.run_id, table, "strips.json")
+
+
+def _holds(found: dict[str, Any]) -> bool:
+    """Whether the stored score sheet still has its digest."""
+    try:
+        return identity.sha256(Evaluation(**found).path().read_text()) == found["digest"]
+    except Exception:  # any store, any reason: evaluate again
+        return False
+
+
+def _keep(folder: Path, digest: str) -> None:
+    target = settings().folder("scores") / digest[:12]
+    shutil.rmtree(target, ignore_errors=True)
+    folder.replace(target)

@@ -1,0 +1,170 @@
+"""The training stages: the trainers of `model/` under a fingerprint, with their numbers and models in MLflow."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from mlflow_config.settings import Stage
+from tasks import building, identity, models, progress, tracking
+from tasks.datasets import Dataset
+from tasks.models import ModelRecord
+from tasks.parameters import Parameters, flat
+from tasks.work import work
+
+Report = Callable[[int, dict[str, float]], None]
+Train = Callable[[Path, Report], Path]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training: what decides its outcome, and the call that does it.
+
+    `train(folder, report)` leaves the finished model in `folder` and returns its path; `sections` are typed parameters.
+    """
+
+    stage: Stage
+    name: str
+    sections: Mapping[str, Any]
+    sessions: Dataset | None
+    parent: ModelRecord | None
+    train: Train
+
+    def spec(self, profile: str, parent_run: str | None) -> tracking.Spec:
+        """Identity of the run."""
+        print_ = identity.fingerprint(
+            self.stage,
+            self.sections,
+            datasets={self.sessions.title: self.sessions.digest} if self.sessions else {},
+            parent=self.parent.digest if self.parent else None,
+        )
+        return tracking.Spec(self.stage, profile, print_, parent_run)
+
+
+@work("pretrain base")
+def pretrain_base(parameters: Parameters, parent_run: str | None = None) -> ModelRecord:
+    """Latent space, then single-turn edits, from scratch, on scenes rendered as they are needed."""
+    return _run(base_plan(parameters), parameters.profile, parent_run)
+
+
+@work("train sft")
+def train_sft(
+    parameters: Parameters, sessions: Dataset, base: ModelRecord, parent_run: str | None = None
+) -> ModelRecord:
+    """Whole sessions, from the base model."""
+    return _run(sft_plan(parameters, sessions, base), parameters.profile, parent_run)
+
+
+@work("train rl")
+def train_rl(parameters: Parameters, sessions: Dataset, sft: ModelRecord, parent_run: str | None = None) -> ModelRecord:
+    """Multi-turn RL on traces and pictures, from the SFT model."""
+    return _run(rl_plan(parameters, sessions, sft), parameters.profile, parent_run)
+
+
+def base_plan(parameters: Parameters) -> Plan:
+    """Pre-training: the autoencoder first, then the transformer on its latents."""
+    world = str(parameters.sessions["world"])
+    vae, base = parameters.vae, parameters.base
+    share = vae.optimisation.steps / (vae.optimisation.steps + base.optimisation.steps)
+
+    def train(folder: Path, report: Report) -> Path:
+        from data.scenes import world_named
+        from model.pretrain import train_base
+        from model.pretrain_vae import train_vae
+
+        latents = train_vae(vae, world_named(world), folder.with_name("vae"), part(report, "vae", 0.0, share))
+        whole = part(report, "base", share, 1.0)
+        return train_base(base, parameters.model, latents, world_named(world), folder, whole)
+
+    sections = {"world": {"name": world}, "vae": vae, "model": parameters.model, "base": base}
+    return Plan(Stage.PRETRAIN_BASE, "base", sections, None, None, train)
+
+
+def sft_plan(parameters: Parameters, sessions: Dataset, base: ModelRecord) -> Plan:
+    """Supervised fine-tuning."""
+
+    def train(folder: Path, report: Report) -> Path:
+        from model.sft import train_sft as fine_tune
+
+        return fine_tune(parameters.sft, models.fetch(base.model_id), sessions.folder, folder, report)
+
+    return Plan(Stage.TRAIN_SFT, "sft", {"sft": parameters.sft}, sessions, base, train)
+
+
+def rl_plan(parameters: Parameters, sessions: Dataset, sft: ModelRecord) -> Plan:
+    """Reinforcement learning."""
+
+    def train(folder: Path, report: Report) -> Path:
+        from model.rl import train_rl as reinforce
+
+        return reinforce(parameters.rl, models.fetch(sft.model_id), sessions.folder, folder, report)
+
+    return Plan(Stage.TRAIN_RL, "rl", {"rl": parameters.rl}, sessions, sft, train)
+
+
+def part(report: Report, prefix: str, begin: float, end: float) -> Report:
+    """A report of one phase: names get its prefix, its progress becomes a part of the whole."""
+
+    def of_part(step: int, metrics: dict[str, float]) -> None:
+        share = begin + (end - begin) * metrics.get("progress", 0.0)
+        named = {name if "/" in name else f"{prefix}/{name}": v for name, v in metrics.items() if name != "progress"}
+        report(step, {**named, "progress": share})
+
+    return of_part
+
+
+def finished(plan: Plan, profile: str) -> ModelRecord:
+    """The model that a plan has led to. Raises UserError when it has not been carried out yet."""
+    spec = plan.spec(profile, None)
+    for run in tracking.find(profile, spec.stage, spec.fingerprint):
+        if found := tracking.result(run):
+            return ModelRecord(**found)
+    command = f"edit-r2 {plan.stage.replace('_', '-')} --profile {profile}"
+    raise UserError(f"there is no {plan.name} model of profile {profile} as it stands now", f"Run `{command}` first")
+
+
+def _run(plan: Plan, profile: str, parent_run: str | None) -> ModelRecord:
+    with tracking.stage(plan.spec(profile, parent_run), lambda found: models.verify(found["model_id"])) as run:
+        if run.reused:
+            progress.say(f"[cyan]same[/cyan] {plan.stage}, nothing changed: model {run.result['model_id']}")
+            return ModelRecord(**run.result)
+        _describe(run, plan)
+        key = f"{plan.stage.replace('_', '-')}-{profile}"
+        with progress.shown(f"{plan.stage} {profile}", key) as advance:
+            folder = plan.train(run.folder / "model", _reporter(run, advance))
+        run.flush()
+        made = models.log(run, folder, plan.name, plan.parent.model_id if plan.parent else None, _flat(plan))
+        run.finish(asdict(made))
+    models.adopt(folder, made.digest)
+    shutil.rmtree(run.folder, ignore_errors=True)  # checkpoints; the model itself is stored and cached
+    return made
+
+
+def _describe(run: tracking.ActiveRun, plan: Plan) -> None:
+    run.params(_flat(plan))
+    if plan.sessions:
+        building.record_input(run, plan.sessions, "training")
+    if plan.parent:
+        run.model_input(plan.parent.model_id)
+
+
+def _flat(plan: Plan) -> dict[str, Any]:
+    return {f"{name}.{key}": value for name, section in plan.sections.items() for key, value in flat(section).items()}
+
+
+def _reporter(run: tracking.ActiveRun, advance: progress.Advance) -> Report:
+    """Send a trainer's numbers to MLflow and its progress to whoever waits."""
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        values = {name: value for name, value in metrics.items() if name != "progress"}
+        run.report(step, values)
+        shown = next(
+            (f"{name} {value:.4g}" for name, value in values.items() if "loss" in name or "reward" in name), ""
+        )
+        advance(metrics.get("progress", 0.0), shown)
+
+    return report
