@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from data.loader import Example, render_single_turns
+from data.phrases import vocabulary
 from data.scenes import World
 from model.bundle import Bundle
 from model.config import ModelConfig, SupervisedConfig
@@ -21,9 +21,9 @@ from model.tokenizer import special_ids, word_tokenizer
 from model.trainer import Report, Trainer, numpy_generator, replace_folder
 
 
-def new_bundle(config: ModelConfig, vae: AutoencoderKL, world: World, vocabulary: Sequence[str], seed: int) -> Bundle:
+def new_bundle(config: ModelConfig, vae: AutoencoderKL, world: World, words: Sequence[str], seed: int) -> Bundle:
     """A randomly initialised model for the pictures and words of a world."""
-    tokenizer = word_tokenizer(vocabulary)
+    tokenizer = word_tokenizer(words)
     torch.manual_seed(seed)
     model = EditModel(
         EditConfig.small(
@@ -45,21 +45,18 @@ def new_bundle(config: ModelConfig, vae: AutoencoderKL, world: World, vocabulary
 
 
 def train_base(
-    config: SupervisedConfig, model: ModelConfig, vae_folder: Path, sessions_folder: Path, folder: Path, report: Report
+    config: SupervisedConfig, model: ModelConfig, vae_folder: Path, world: World, folder: Path, report: Report
 ) -> Path:
     """Train the base model of a world.
 
     Args:
         vae_folder: a finished autoencoder.
-        sessions_folder: a build of sessions; only its world and its vocabulary are read, never its sessions.
         folder: where the finished model goes; a run that was cut off goes on from `<folder>.work`.
     """
     if folder.exists():
         return folder
-    world = World.model_validate_json((sessions_folder / "world.json").read_text())
-    vocabulary = json.loads((sessions_folder / "vocabulary.json").read_text())
     vae = AutoencoderKL.from_pretrained(vae_folder).requires_grad_(False)
-    bundle = new_bundle(model, vae, world, vocabulary, config.optimisation.seed)
+    bundle = new_bundle(model, vae, world, vocabulary(world), config.optimisation.seed)
 
     def batches(step: int) -> tuple[Sequence[Example], Sequence[Pictures]]:
         seed = int(numpy_generator(config.optimisation.seed, step, "base examples").integers(2**31))

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from data.loader import render_scenes
+from data.scenes import World
 from model.config import VaeConfig
 from model.trainer import Report, Trainer, generator, numpy_generator, replace_folder
 from model.vae import new_vae
@@ -24,11 +26,10 @@ from model.vae import new_vae
 LATENT_NOISE = 0.05  # standard deviation added to whitened latents while the decoder is trained
 
 
-def train_vae(config: VaeConfig, scenes: np.ndarray, folder: Path, report: Report) -> Path:
-    """Train on pictures and save the autoencoder.
+def train_vae(config: VaeConfig, world: World, folder: Path, report: Report) -> Path:
+    """Train on scenes of a world and save the autoencoder.
 
     Args:
-        scenes: (N, H, W, 3) uint8.
         folder: where the finished autoencoder goes; a run that was cut off goes on from `<folder>.work`.
 
     Returns:
@@ -36,6 +37,7 @@ def train_vae(config: VaeConfig, scenes: np.ndarray, folder: Path, report: Repor
     """
     if folder.exists():
         return folder
+    scenes = render_scenes(world, config.scenes, config.optimisation.seed)
     work = folder.with_name(f"{folder.name}.work")
     torch.manual_seed(config.optimisation.seed)
     vae = new_vae(config.channels, config.latent_channels, config.layers_per_block)

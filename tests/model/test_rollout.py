@@ -1,0 +1,85 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from model.config import SamplingConfig
+from model.replay import replay, store
+from model.rollout import Exploration, rollout
+from tests.model.toys import toy_bundle, toy_example
+
+SAMPLING = SamplingConfig(points=5, temperature=1.0, max_trace=6)
+TURNS = (3, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return toy_bundle()
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return [toy_example(turns, f"session-{turns}", targets=False) for turns in TURNS]
+
+
+def sample(bundle, examples, sampling=SAMPLING, exploration=Exploration("cps", 0.7, 1, 2), **options):
+    with torch.no_grad():
+        return rollout(bundle, examples, sampling, seed=7, exploration=exploration, **options)
+
+
+@pytest.mark.parametrize("kind", ["flow", "cps"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"temperature": 0.7}, {"write_trace": False}, {"text_guidance": 3.0, "image_guidance": 2.0}]
+)
+def test_replay_gives_the_log_probabilities_of_the_rollout(bundle, examples, kind, changes):
+    sampling = dataclasses.replace(SAMPLING, **changes)
+    window = Exploration(kind, 0.6, 1, 2)
+    chosen = sample(bundle, examples, sampling, window, group_size=2)
+    stored = store(bundle, examples, chosen, sampling, window)
+    result = replay(bundle.model, stored, sampling, window)
+    assert result.step.logprob.shape == (sum(TURNS) * 2 * window.size,)
+    assert (result.step.logprob - stored.logprobs).abs().max() < 1e-4
+    if sampling.write_trace:
+        assert (result.text_logprobs - stored.text_logprobs).abs().max() < 1e-4
+        assert result.text_logprobs.min() < -0.5, "log-probabilities near 0 would prove nothing"
+    else:
+        assert len(result.text_logprobs) == 0
+
+
+def test_every_session_runs_all_its_turns_and_no_more(bundle, examples):
+    chosen = sample(bundle, examples, group_size=2)
+    assert [len(t.turns) for t in chosen] == [3, 3, 1, 1, 2, 2]
+    assert [len(t.images) for t in chosen] == [4, 4, 2, 2, 3, 3]
+    assert [len(t.history) for t in chosen] == [3, 3, 1, 1, 2, 2]
+
+
+def test_a_group_shares_its_first_noise_and_nothing_else(bundle, examples):
+    first, second = sample(bundle, examples[:1], group_size=2, exploration=Exploration("cps", 0.7, 0, 2))
+    assert torch.equal(first.turns[0].window.states[0], second.turns[0].window.states[0])
+    assert not torch.equal(first.turns[0].window.following[0], second.turns[0].window.following[0])
+    apart = sample(bundle, examples[:1], group_size=2, shared_noise=False, exploration=Exploration("cps", 0.7, 0, 2))
+    assert not torch.equal(apart[0].turns[0].window.states[0], apart[1].turns[0].window.states[0])
+
+
+def test_greedy_rollouts_do_not_depend_on_their_company(bundle, examples):
+    greedy = dataclasses.replace(SAMPLING, temperature=0.0)
+    together = sample(bundle, examples, greedy, exploration=None)
+    for i, example in enumerate(examples):
+        (alone,) = sample(bundle, [example], greedy, exploration=None)
+        assert [t.trace for t in alone.turns] == [t.trace for t in together[i].turns]
+        for one, other in zip(alone.images, together[i].images, strict=True):
+            assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
+
+
+def test_the_same_seed_gives_the_same_bits(bundle, examples):
+    one, other = sample(bundle, examples, group_size=2), sample(bundle, examples, group_size=2)
+    for a, b in zip(one, other, strict=True):
+        assert np.array_equal(np.stack(a.images), np.stack(b.images))
+        assert [t.trace for t in a.turns] == [t.trace for t in b.turns]
+
+
+def test_trajectories_without_exploration_cannot_be_replayed(bundle, examples):
+    chosen = sample(bundle, examples, exploration=None)
+    with pytest.raises(ValueError, match="stochastic"):
+        store(bundle, examples, chosen, SAMPLING, Exploration("cps", 0.7, 0, 1))
