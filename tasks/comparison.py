@@ -129,7 +129,7 @@ def _sums(ours: _Rows, theirs: _Rows, sessions: int) -> Iterator[tuple[Slice, Fl
                 chosen = valid & (of_row == value)
                 if chosen.any() and (name or axis == "overall"):
                     at = ours.session[chosen]
-                    sums = np.bincount(at, difference[chosen, index], minlength=sessions)
+                    sums = np.bincount(at, difference[chosen, index], minlength=sessions).astype(np.float64)
                     yield Slice(metric, axis, str(name)), sums, np.bincount(at, minlength=sessions).astype(np.float64)
 
 

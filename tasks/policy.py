@@ -70,6 +70,7 @@ class Policy(_Section):
     """All rules for one profile."""
 
     profile: str
+    alias: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     alpha: float = Field(gt=0.0, lt=0.5)
     resamples: int = Field(ge=200)
     seed: int

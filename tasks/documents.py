@@ -1,0 +1,168 @@
+"""Where the ledger's lines and the documents they refer to are kept: a folder, or an S3-compatible bucket.
+
+Both keep lines that are only ever appended, one winner per position, and documents that are named by their SHA-256.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from filelock import FileLock
+
+from data.errors import UserError
+from tasks.signing import sha256, write_atomically
+
+if TYPE_CHECKING:
+    from tasks.storage import Storage
+
+
+class Shelf(Protocol):
+    """What the ledger needs of a store."""
+
+    def lines(self) -> list[bytes]:
+        """Every line that was written whole, in order, without line ends."""
+
+    def append(self, index: int, line: bytes) -> bool:
+        """Write line number `index` durably; False when that position is taken."""
+
+    def put(self, document: bytes) -> str:
+        """Keep a document; its SHA-256."""
+
+    def get(self, digest: str) -> bytes:
+        """The bytes kept under a digest, unchecked. Raises UserError when there are none."""
+
+    def digests(self) -> list[str]:
+        """Names of every document, sorted."""
+
+
+def _missing(digest: str) -> UserError:
+    return UserError(f"document {digest[:12]} is not kept here", "Restore it from a backup or from an exported folder")
+
+
+@dataclass(frozen=True)
+class FolderShelf:
+    """`ledger.jsonl` under a lock, and `documents/`. Appends reach the disk before they are acknowledged."""
+
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """The ledger, one line per entry."""
+        return self.folder / "ledger.jsonl"
+
+    def lines(self) -> list[bytes]:
+        """See `Shelf`. A torn last line, left by a crash, was never acknowledged and does not count."""
+        content = self.file.read_bytes() if self.file.exists() else b""
+        return content[: whole(content)].splitlines()
+
+    def append(self, index: int, line: bytes) -> bool:
+        """See `Shelf`. A torn last line is set aside first."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / "ledger.lock"):
+            content = self.file.read_bytes() if self.file.exists() else b""
+            end = whole(content)
+            if content[:end].count(b"\n") + (end > 0 and content[end - 1 : end] != b"\n") != index:
+                return False
+            self._mend(content, end)
+            descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.write(descriptor, line + b"\n")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            return True
+
+    def _mend(self, content: bytes, end: int) -> None:
+        """Make the file end with a whole line: complete one that lacks only its end, move torn bytes to a file."""
+        if content[end:]:
+            write_atomically(self.folder / f"torn-{time.time_ns()}", content[end:])
+        if content[end:] or (content and content[-1:] != b"\n"):
+            write_atomically(self.file, content[:end].removesuffix(b"\n") + b"\n" if end else b"")
+
+    def recover(self) -> bool:
+        """Mend a torn last line now; whether there was one."""
+        if not self.file.exists():
+            return False
+        with FileLock(self.folder / "ledger.lock"):
+            content = self.file.read_bytes()
+            self._mend(content, whole(content))
+        return bool(content) and content[-1:] != b"\n"
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / "documents" / digest[:2] / digest
+
+    def put(self, document: bytes) -> str:
+        """See `Shelf`."""
+        digest = sha256(document)
+        if not self._path(digest).exists():
+            write_atomically(self._path(digest), document)
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """See `Shelf`."""
+        try:
+            return self._path(digest).read_bytes()
+        except FileNotFoundError as error:
+            raise _missing(digest) from error
+
+    def digests(self) -> list[str]:
+        """See `Shelf`."""
+        return sorted(path.name for path in self.folder.glob("documents/??/*") if len(path.name) == 64)
+
+
+def whole(content: bytes) -> int:
+    """Length of the part of a ledger file that holds whole lines; a last line counts once its JSON is complete."""
+    end = content.rfind(b"\n") + 1
+    try:
+        json.loads(content[end:])
+    except ValueError:
+        return end
+    return len(content)
+
+
+@dataclass(frozen=True)
+class BucketShelf:
+    """One object per entry and per document. Appends are conditional puts, so a position has one winner."""
+
+    storage: Storage
+
+    def lines(self) -> list[bytes]:
+        """See `Shelf`."""
+        return [self.storage.get(key) for key in sorted(self.storage.list("entries/"))]
+
+    def append(self, index: int, line: bytes) -> bool:
+        """See `Shelf`. Raises UserError at the first entry when the store ignores conditions."""
+        if index == 0 and not self.storage.refuses_overwrites():
+            problem = "the S3 store overwrites objects that it was told not to overwrite"
+            raise UserError(problem, "Keep the ledger in a folder, or use a store with conditional writes")
+        if index > 0 and not self.storage.exists(_entry_key(index - 1)):
+            return False
+        return self.storage.put_new(_entry_key(index), line)
+
+    def put(self, document: bytes) -> str:
+        """See `Shelf`."""
+        digest = sha256(document)
+        self.storage.put_new(f"documents/{digest}", document)
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """See `Shelf`."""
+        from tasks.storage import NotStored
+
+        try:
+            return self.storage.get(f"documents/{digest}")
+        except NotStored as error:
+            raise _missing(digest) from error
+
+    def digests(self) -> list[str]:
+        """See `Shelf`."""
+        return sorted(key.removeprefix("documents/") for key in self.storage.list("documents/"))
+
+
+def _entry_key(index: int) -> str:
+    return f"entries/{index:012d}.json"

@@ -1,0 +1,230 @@
+"""Row-level facts of a built data set, computed before any expectation: tables of sessions, pictures and shares.
+
+A column named after a defect holds the reason, or None where the row is sound: an expectation then says "this column is
+null", and its failures explain themselves. Shards are read one row group at a time and only facts are kept, so memory
+grows by some hundred bytes per picture, not by pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from data.errors import UserError
+from data.pictures import PictureError, inspect, unsafe_path
+from data.rows import Refusal, parse_row, turn_error
+from data.schema import EditType, Session, Track
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SESSION_COLUMNS: Final = {
+    "where": "object",
+    "id": "object",
+    "split": "object",
+    "turns": "int64",
+    "track": "object",
+    "not_readable": "object",
+    "bad_slots": "object",
+    "unsafe_path": "object",
+    "missing_pictures": "object",
+    "nothing_to_keep": "object",
+    "seen_elsewhere": "object",
+    "looks_like": "object",
+}
+PICTURE_COLUMNS: Final = {
+    "where": "object",
+    "path": "object",
+    "not_decodable": "object",
+    "size": "object",
+    "sha256": "object",
+    "recorded_sha256": "object",
+}
+SHARE_COLUMNS: Final = {"where": "object", "count": "int64", "share": "float64", "low": "float64", "high": "float64"}
+
+TYPE_BOUNDS: Final = (0.02, 0.35)
+"""Share of one edit type among the turns of a split."""
+TRACK_BOUNDS: Final = (0.2, 0.8)
+"""Share of one track among the sessions of a split."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One row per session, per picture, and per share of an edit type or track in a split."""
+
+    sessions: pd.DataFrame
+    pictures: pd.DataFrame
+    shares: pd.DataFrame
+
+
+@dataclass
+class Sources:
+    """Source pictures seen so far, by their pixels and by their look."""
+
+    exact: dict[bytes, tuple[str, str]] = field(default_factory=dict)
+    alike: dict[str, list[tuple[str, str, np.ndarray]]] = field(default_factory=dict)
+
+    def note(self, png: bytes, owner: str, name: str) -> tuple[str | None, str | None]:
+        """Remember a source; say where another `owner` has the same pixels, and where one that looks the same."""
+        import imagehash
+        from PIL import Image
+
+        with Image.open(io.BytesIO(png)) as opened:
+            image = opened.convert("RGB")
+        digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
+        look, thumbnail = str(imagehash.phash(image)), np.asarray(image.resize((16, 16)), np.float32)
+        same = self.exact.setdefault(digest, (owner, name))
+        # The hash alone confuses flat drawings; a thumbnail that differs by less than one grey level does not.
+        near = (other for who, other, pixels in self.alike.get(look, ()) if who != owner and _close(pixels, thumbnail))
+        found = next(near, None)
+        self.alike.setdefault(look, []).append((owner, name, thumbnail))
+        return (same[1] if same[0] != owner else None), found
+
+
+def collect(folder: Path, reference: Path | None = None) -> Facts:
+    """Read a build. `reference` is another build (the training sessions) whose sources must not occur in this one."""
+    import pandas as pd
+
+    sources = Sources()
+    if reference is not None:
+        for path in sorted(reference.glob("*.jsonl")):
+            _note_reference(reference, path.stem, sources)
+    tables: tuple[list[dict[str, Any]], ...] = ([], [], [])
+    for path in sorted(folder.glob("*.jsonl")):
+        for table, rows in zip(tables, _split(folder, path, sources), strict=True):
+            table += rows
+    columns = (SESSION_COLUMNS, PICTURE_COLUMNS, SHARE_COLUMNS)
+    frames = [
+        pd.DataFrame(rows, columns=list(kinds)).astype(kinds) for rows, kinds in zip(tables, columns, strict=True)
+    ]
+    return Facts(*frames)
+
+
+def _split(folder: Path, path: Path, sources: Sources) -> tuple[list[dict[str, Any]], ...]:
+    """The rows of one split for the three tables."""
+    sessions: list[dict[str, Any]] = []
+    wanted: dict[str, dict[str, Any]] = {}
+    needed: dict[str, list[str]] = {}
+    types: Counter[str] = Counter()
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            facts, session = _session(line.rstrip(b"\n"), f"{path.name} line {number}")
+            sessions.append(facts)
+            if session is not None:
+                wanted[session.image] = facts
+                needed[facts["where"]] = [session.picture(turn) for turn in range(len(session.turns) + 1)]
+                types.update(str(turn.task_type) for turn in session.turns)
+    pictures = []
+    for facts, png in _pictures(folder, path.stem):
+        pictures.append(facts)
+        owner = wanted.get(facts["path"])
+        if owner is not None and facts["not_decodable"] is None:
+            owner["seen_elsewhere"], owner["looks_like"] = sources.note(png, path.name, owner["where"])
+    there = {facts["path"] for facts in pictures}
+    for facts in sessions:
+        missing = [name for name in needed.get(facts["where"], ()) if name not in there]
+        facts["missing_pictures"] = f"no shard holds {', '.join(missing[:3])}" if missing else None
+    return sessions, pictures, _shares(path.name, sessions, types)
+
+
+def _session(line: bytes, where: str) -> tuple[dict[str, Any], Session | None]:
+    """The facts of one line; the session itself where it can be read."""
+    facts: dict[str, Any] = dict.fromkeys(SESSION_COLUMNS) | {"where": where, "turns": 0}
+    row = parse_row(line)
+    if isinstance(row, Refusal):
+        return facts | {"not_readable": row.reason}, None
+    errors = [f"turn {k + 1}: {error.reason}" for k in range(row["turns"]) if (error := turn_error(row, k))]
+    facts |= {"id": row.get("id"), "split": row.get("split"), "turns": row["turns"], "track": row.get("track")}
+    facts |= {"bad_slots": "; ".join(errors) or None, "unsafe_path": unsafe_path(row["image"])}
+    if errors:
+        return facts, None
+    try:
+        session = Session.from_row(row)
+    except (ValueError, TypeError, LookupError, AttributeError, UserError) as error:
+        return facts | {"not_readable": " ".join(str(error).split())[:160]}, None
+    return facts | {"nothing_to_keep": _unexplained(session)}, session
+
+
+def _unexplained(session: Session) -> str | None:
+    """Turns that list no object to keep although the scene holds one that they do not touch.
+
+    An empty list is a typed absence (consistency does not apply) only where nothing else is there. Photographs have no
+    scene to compare with, so their empty lists stand as published.
+    """
+    if session.scene is None:
+        return None
+    before = (session.scene.source, *session.scene.targets)
+    turns = [
+        str(k + 1)
+        for k, turn in enumerate(session.turns)
+        if not turn.unchanged_objects and set(before[k].occupied()) - set(session.scene.touched[k])
+    ]
+    return f"turn {', '.join(turns)}: objects stay, but unchanged_objects is empty" if turns else None
+
+
+def _pictures(folder: Path, split: str) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Facts and encoded bytes of every picture of a split, one row group in memory at a time."""
+    import pyarrow.parquet as pq
+
+    for shard in sorted(folder.glob(f"images-{split}-*.parquet")):
+        try:
+            file = pq.ParquetFile(shard)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{shard} is not a readable shard", "Rebuild the data set") from error
+        number = 0
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group, columns=["path", "png", "sha256"]).to_pylist()
+            for row in rows:
+                yield _picture(row, f"{shard.name} row {number} ({row['path']})"), row["png"]
+                number += 1
+
+
+def _picture(row: dict[str, Any], where: str) -> dict[str, Any]:
+    found = inspect(row["png"], row["path"])
+    bad = isinstance(found, PictureError)
+    return {
+        "where": where,
+        "path": row["path"],
+        "not_decodable": found.reason if isinstance(found, PictureError) else None,
+        "size": None if bad else f"{found.width}x{found.height}",
+        "sha256": hashlib.sha256(row["png"]).hexdigest(),
+        "recorded_sha256": row["sha256"],
+    }
+
+
+def _shares(split: str, sessions: list[dict[str, Any]], types: Counter[str]) -> list[dict[str, Any]]:
+    """Shares of edit types and tracks, with bounds widened by three standard errors of a sample of this size."""
+    tracks = Counter(str(facts["track"]) for facts in sessions if facts["track"])
+    rows = []
+    for counts, names, bounds in ((types, EditType, TYPE_BOUNDS), (tracks, Track, TRACK_BOUNDS)):
+        total = counts.total()
+        for name in names if total else ():
+            low, high = (
+                bound + sign * 3 * (bound * (1 - bound) / total) ** 0.5 for bound, sign in zip(bounds, (-1, 1))
+            )
+            share = counts[str(name)] / total
+            rows.append(
+                {"where": f"{split} {name}", "count": counts[str(name)], "share": share, "low": low, "high": high}
+            )
+    return rows
+
+
+def _note_reference(folder: Path, split: str, sources: Sources) -> None:
+    """Remember the sources of another build; its unreadable rows are its own validation's business."""
+    owner = f"{folder.parent.name}/{folder.name}"
+    lines = (folder / f"{split}.jsonl").read_bytes().splitlines()
+    images = {row["image"]: number for number, line in enumerate(lines, 1) if isinstance(row := parse_row(line), dict)}
+    for facts, png in _pictures(folder, split):
+        if facts["path"] in images and facts["not_decodable"] is None:
+            sources.note(png, owner, f"{owner}/{split}.jsonl line {images[facts['path']]}")
+
+
+def _close(first: np.ndarray, second: np.ndarray) -> bool:
+    return float(np.abs(first - second).mean()) < 1.0

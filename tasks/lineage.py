@@ -1,0 +1,193 @@
+"""The lineage statement of a model version: an in-toto Statement with a SLSA provenance predicate, signed.
+
+A statement is made when a stage has made a model (`attest`), and once more, with scores and gate decision added, when
+that model stands for promotion (`release`). It names everything by digest and holds no secret and no absolute path.
+Formats: in-toto attestation framework v1; SLSA provenance v1. The build level claimed is 1: the signer is the builder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from data.errors import UserError
+from tasks.decision import Decision
+from tasks.documents import Shelf
+from tasks.facts import Facts
+from tasks.redaction import leaks, redact
+from tasks.scores import Scores
+from tasks.signing import IN_TOTO, Identity, SignatureError, canonical, sha256, sign, verify
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "urn:edit-r2:stage:v1"
+BUILDER = "urn:edit-r2:builder"
+MANIFEST = "SHA256SUMS"  # subject whose digest is the model's: SHA-256 over the sorted lines "<sha256>  <path>\n"
+
+
+def _resource(name: str, digest: Mapping[str, str], **annotations: Any) -> dict[str, Any]:
+    known = {key: value for key, value in annotations.items() if value is not None}
+    return {"name": name, "digest": dict(digest)} | ({"annotations": known} if known else {})
+
+
+def dvc_digest(digest: str) -> dict[str, str]:
+    """DVC's hash as an in-toto digest: a folder's `<md5>.dir` is not the md5 of any file, and named accordingly."""
+    return {"dvcMd5Dir": digest.removesuffix(".dir")} if digest.endswith(".dir") else {"md5": digest}
+
+
+def _dependencies(facts: Facts) -> list[dict[str, Any]]:
+    """Everything that the model was made from."""
+    found = [_resource("source", {"gitCommit": facts.commit or "unknown"}, dirty=facts.dirty)]
+    if facts.lock_digest:
+        found.append(_resource("requirements.lock", {"sha256": facts.lock_digest}))
+    if facts.dvc_lock_digest:
+        found.append(_resource("dvc.lock", {"sha256": facts.dvc_lock_digest}))
+    for data in facts.datasets:
+        digests = dvc_digest(data.digest) | ({"sha256": data.sha256} if data.sha256 else {})
+        found.append(_resource(data.name, digests, kind="dataset", valid=data.valid, validation=data.validation))
+    if facts.parent:
+        parent = facts.parent
+        about = {"kind": "model", "model_id": parent.model_id, "statement": parent.statement}
+        found.append(_resource(parent.name, {"sha256": parent.digest}, **about))
+    return found
+
+
+def statement(facts: Facts) -> dict[str, Any]:
+    """The unsigned statement of a model, redacted."""
+    subject = [_resource(MANIFEST, {"sha256": facts.model_digest})]
+    subject += [_resource(path, {"sha256": digest}) for path, digest in sorted(facts.files.items())]
+    internal = {
+        "fingerprint": facts.fingerprint,
+        "model_id": facts.model_id,
+        "run_id": facts.run_id,
+        "parent_run_id": facts.parent_run_id,
+        "run_record": facts.run_record,
+        "reward": facts.reward,
+        # The reference policy of RL is the frozen parent.
+        "reference_policy": facts.parent.digest if facts.parent and facts.reward else None,
+        "hardware": facts.hardware,
+    }
+    times = {"startedOn": facts.started, "finishedOn": facts.finished, "invocationId": facts.flow_run_id}
+    predicate = {
+        "buildDefinition": {
+            "buildType": BUILD_TYPE,
+            "externalParameters": {
+                "model": facts.name,
+                "profile": facts.profile,
+                "stage": facts.stage,
+                "parameters": facts.parameters,
+                "seeds": facts.seeds,
+            },
+            "internalParameters": {key: value for key, value in internal.items() if value is not None},
+            "resolvedDependencies": _dependencies(facts),
+        },
+        "runDetails": {
+            "builder": {"id": f"{BUILDER}:{facts.deployment or 'local'}", "version": facts.libraries},
+            "metadata": {key: value for key, value in times.items() if value is not None},
+        },
+    }
+    made: dict[str, Any] = redact(
+        {"_type": STATEMENT, "subject": subject, "predicateType": PREDICATE, "predicate": predicate}
+    )
+    return made
+
+
+def check_schema(payload: Mapping[str, Any]) -> None:
+    """Hold a statement against the published protocol definitions of in-toto and SLSA.
+
+    Raises:
+        ValueError: a field is missing, unknown or of the wrong type.
+    """
+    from google.protobuf.json_format import ParseDict, ParseError
+    from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
+    from in_toto_attestation.v1.statement import Statement
+    from in_toto_attestation.v1.statement_pb2 import Statement as Message
+
+    try:
+        message = ParseDict(dict(payload), Message())
+        Statement.copy_from_pb(message).validate()
+        ParseDict(payload["predicate"], Provenance())
+    except (ParseError, KeyError) as error:
+        raise ValueError(f"not an in-toto statement with SLSA provenance: {error}") from error
+
+
+def seal(payload: dict[str, Any], shelf: Shelf, identity: Identity) -> str:
+    """Check a statement, sign it and keep it; the SHA-256 of its envelope.
+
+    Raises:
+        UserError: it breaks the schema, or would give away a secret or a path.
+    """
+    try:
+        check_schema(payload)
+    except ValueError as error:
+        raise UserError(f"the lineage statement is malformed: {error}", "Report this defect") from error
+    leak = next(leaks(canonical(payload).decode()), None)
+    if leak:
+        raise UserError(f"the lineage statement would hold {leak}", "Take it out of the parameters")
+    return shelf.put(sign(payload, IN_TOTO, identity))
+
+
+def attest(facts: Facts, shelf: Shelf, identity: Identity) -> str:
+    """Sign and keep the statement of a freshly made model; its digest belongs into the model's tags."""
+    return seal(statement(facts), shelf, identity)
+
+
+def opened(digest: str, shelf: Shelf, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The payload of a kept statement, with its digest, signature and schema checked.
+
+    Raises:
+        SignatureError: it says which of the three does not hold.
+        UserError: nothing is kept under this digest.
+    """
+    envelope = shelf.get(digest)
+    if sha256(envelope) != digest:
+        raise SignatureError("its bytes differ from its digest")
+    payload, _ = verify(envelope, IN_TOTO, keys)
+    try:
+        check_schema(payload)
+    except ValueError as error:
+        raise SignatureError(str(error)) from error
+    return dict(payload)
+
+
+def release(training: str, shelf: Shelf, identity: Identity, keys: Mapping[str, Any], verdict: Decision) -> str:
+    """Sign and keep the statement of a version that stands for promotion: its provenance, its scores, the decision.
+
+    Args:
+        training: digest of the statement that was made with the model.
+        shelf: holds it and the scores that `verdict` names.
+        identity: who signs.
+        keys: trusted public keys.
+        verdict: the gate decision, kept on the shelf as well.
+    """
+    payload = opened(training, shelf, keys)
+    scores = Scores.model_validate_json(shelf.get(verdict.inputs.candidate))
+    facts = {"benchmark": scores.benchmark.model_dump(), "judge": scores.judge.model_dump(), "seed": scores.seed}
+    payload["predicate"]["runDetails"]["byproducts"] = [
+        _resource("training-statement", {"sha256": training}),
+        _resource("scores", {"sha256": scores.digest}, means=scores.means(), **facts),
+        _resource("gate-decision", {"sha256": verdict.digest}, verdict=verdict.verdict, reasons=list(verdict.reasons)),
+    ]
+    return seal(redact(payload), shelf, identity)
+
+
+def byproduct(payload: Mapping[str, Any], name: str) -> str | None:
+    """SHA-256 of a byproduct of a release statement."""
+    found = payload["predicate"]["runDetails"].get("byproducts", [])
+    return next((item["digest"]["sha256"] for item in found if item["name"] == name), None)
+
+
+def dependencies(payload: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The datasets (`kind` "dataset") or models ("model") that a statement names."""
+    found = payload["predicate"]["buildDefinition"]["resolvedDependencies"]
+    return [item for item in found if item.get("annotations", {}).get("kind") == kind]
+
+
+def files(payload: Mapping[str, Any]) -> dict[str, str]:
+    """Path to SHA-256 of every file of the model."""
+    return {item["name"]: item["digest"]["sha256"] for item in payload["subject"] if item["name"] != MANIFEST}
+
+
+def model_digest(payload: Mapping[str, Any]) -> str:
+    """Digest of the model that a statement is about."""
+    return str(next(item["digest"]["sha256"] for item in payload["subject"] if item["name"] == MANIFEST))

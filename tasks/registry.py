@@ -1,0 +1,191 @@
+"""MLflow's registry as a projection of the ledger: versions, their tags, and the alias of the champion.
+
+Anyone with access can move an alias or delete a run, and MLflow keeps no history of either. So nothing is decided from
+what stands here; it is compared with the ledger, and set again where it differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from data.errors import UserError
+from mlflow_config.settings import Tag
+from tasks.signing import canonical, sha256
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+STATEMENT_TAG = "edit_r2.statement"  # SHA-256 of the signed statement, on logged models and on versions
+VERDICT_TAG = "edit_r2.verdict"
+RECALLED_TAG = "edit_r2.recalled"
+OVERRIDE_TAG = "edit_r2.override"
+HEAD_TAG = "edit_r2.ledger_head"  # "<index>:<hash>" of the newest ledger entry that this registry has seen
+RUN_TAGS = (Tag.STAGE, Tag.FINGERPRINT, Tag.PROFILE, Tag.COMMIT, Tag.DIRTY, Tag.FLOW_RUN)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version, and the logged model that it points to."""
+
+    number: int
+    model_id: str
+    run_id: str
+    tags: Mapping[str, str]
+
+
+def _version(found: ModelVersion) -> Version:
+    source = str(found.source)
+    return Version(int(found.version), source.removeprefix("models:/"), str(found.run_id), dict(found.tags))
+
+
+@dataclass(frozen=True)
+class Registry:
+    """One registered model."""
+
+    client: MlflowClient
+    name: str
+
+    def versions(self) -> list[Version]:
+        """Every version, the oldest first."""
+        found: list[Version] = []
+        token = None
+        while True:
+            page = self.client.search_model_versions(f"name='{self.name}'", max_results=1000, page_token=token)
+            found += [_version(item) for item in page]
+            token = page.token
+            if not token:
+                return sorted(found, key=lambda item: item.number)
+
+    def version(self, number: int) -> Version:
+        """One version. Raises UserError when it does not exist."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _version(self.client.get_model_version(self.name, str(number)))
+        except MlflowException as error:
+            raise UserError(f"{self.name} has no version {number}", "See `edit-r2 history`") from error
+
+    def register(self, model_id: str, run_id: str, tags: Mapping[str, str]) -> int:
+        """The version of a logged model, created at need; its tags are set either way."""
+        self._ensure()
+        known = next((item.number for item in self.versions() if item.model_id == model_id), None)
+        if known is None:
+            import mlflow
+
+            mlflow.set_tracking_uri(self.client.tracking_uri)  # the registry's store resolves models:/ by the global
+            made = self.client.create_model_version(self.name, f"models:/{model_id}", run_id, tags=dict(tags))
+            return int(made.version)
+        for key, value in tags.items():
+            self.client.set_model_version_tag(self.name, str(known), key, value)
+        return known
+
+    def _ensure(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.get_registered_model(self.name)
+        except MlflowException:
+            try:
+                self.client.create_registered_model(self.name)
+            except MlflowException:  # another process was quicker; if not, this says why
+                self.client.get_registered_model(self.name)
+
+    def tag(self, number: int, key: str, value: str) -> None:
+        """Set a tag of a version."""
+        self.client.set_model_version_tag(self.name, str(number), key, value)
+
+    def alias(self, alias: str) -> int | None:
+        """The version that an alias names, or None."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            aliases = self.client.get_registered_model(self.name).aliases
+        except MlflowException:
+            return None
+        return int(aliases[alias]) if alias in aliases else None
+
+    def point(self, alias: str, number: int | None) -> None:
+        """Let an alias name a version, or nothing."""
+        if number is None:
+            self.client.delete_registered_model_alias(self.name, alias)
+        else:
+            self.client.set_registered_model_alias(self.name, alias, str(number))
+
+    def head(self) -> tuple[int, str] | None:
+        """Index and hash of the newest ledger entry that was ever projected here."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            text = self.client.get_registered_model(self.name).tags.get(HEAD_TAG, "")
+        except MlflowException:
+            return None
+        index, _, found = text.partition(":")
+        return (int(index), found) if index.isdigit() else None
+
+    def anchor(self, index: int, entry_hash: str) -> None:
+        """Remember the newest ledger entry, so that a ledger cut short is noticed."""
+        self._ensure()
+        self.client.set_registered_model_tag(self.name, HEAD_TAG, f"{index}:{entry_hash}")
+
+    def model_tags(self, model_id: str) -> dict[str, str]:
+        """Tags of a logged model. Raises UserError when it is gone."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return dict(self.client.get_logged_model(model_id).tags)
+        except MlflowException as error:
+            raise UserError(f"MLflow holds no model {model_id}", "Restore the tracking store") from error
+
+    @contextmanager
+    def model_folder(self, model_id: str) -> Iterator[Path]:
+        """The stored files of a logged model: in place where the store is this disk, else a copy for a while."""
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        try:
+            location = str(self.client.get_logged_model(model_id).artifact_location).removeprefix("file://")
+            if Path(location).is_absolute():
+                yield Path(location)
+                return
+            with TemporaryDirectory() as folder:
+                mlflow.set_tracking_uri(self.client.tracking_uri)
+                yield Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model_id}", dst_path=folder))
+        except MlflowException as error:
+            raise UserError(f"the files of model {model_id} cannot be read", "Restore the artifact store") from error
+
+    def run(self, run_id: str) -> Run:
+        """A run. Raises UserError when it is gone."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException as error:
+            raise UserError(f"MLflow holds no run {run_id}", "Restore the tracking store") from error
+
+    def run_record(self, run_id: str) -> dict[str, Any]:
+        """What MLflow holds of a run that may never change again: see `record_digest`."""
+        run = self.run(run_id)
+        names = sorted(name for name in run.data.metrics if not name.startswith("system/"))
+        histories = {name: self.client.get_metric_history(run_id, name) for name in names}
+        datasets = run.inputs.dataset_inputs if run.inputs else []
+        models = run.inputs.model_inputs if run.inputs else []
+        return {
+            "params": dict(sorted(run.data.params.items())),
+            "tags": {str(tag): run.data.tags[tag] for tag in RUN_TAGS if tag in run.data.tags},
+            "metrics": {name: sorted([m.step, repr(m.value), m.timestamp] for m in histories[name]) for name in names},
+            "latest": {name: repr(run.data.metrics[name]) for name in names},
+            "datasets": sorted([item.dataset.name, item.dataset.digest, item.dataset.source] for item in datasets),
+            "models": sorted(item.model_id for item in models),
+        }
+
+
+def record_digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 over a run record: parameters, identity tags, every metric point but the system's, and its inputs."""
+    return sha256(canonical(record))
