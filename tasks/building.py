@@ -16,10 +16,12 @@ STAGES: dict[Name, Stage] = {"sessions": Stage.BUILD_DATASET, "benchmark": Stage
 
 
 def spec(parameters: Parameters, name: Name, parent_run: str | None = None) -> tracking.Spec:
-    """Identity of a build: its section and its code; DVC itself says what bytes they lead to."""
-    section = parameters.sessions if name == "sessions" else parameters.benchmark
+    """Identity of a build: its parameters and its code; DVC itself says what bytes they lead to."""
     stage = STAGES[name]
-    return tracking.Spec(stage, parameters.profile, identity.fingerprint(stage, section), parent_run)
+    sections = {"sessions": parameters.sessions}
+    if name == "benchmark":  # sessions stay in: the benchmark is checked against their sources
+        sections["benchmark"] = parameters.benchmark
+    return tracking.Spec(stage, parameters.profile, identity.fingerprint(stage, sections), parent_run)
 
 
 @work("build data")
@@ -75,5 +77,6 @@ def _validate(run: tracking.ActiveRun, dataset: Dataset) -> None:
 
     report = expectations.validate(dataset)
     run.text(report.as_json(), "validation.json")
+    run.text(report.html, "validation.html")
     run.tag({Tag.VALIDATION: "passed" if report.success else "failed"})
     report.raise_for_failure()

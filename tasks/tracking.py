@@ -13,6 +13,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,19 @@ from tasks.settings import settings
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["ActiveRun", "Spec", "client", "experiment_id", "find", "result", "retraining", "stage", "sweep"]
+__all__ = [
+    "ActiveRun",
+    "NotFinished",
+    "Spec",
+    "client",
+    "experiment_id",
+    "find",
+    "only_reuse",
+    "result",
+    "retraining",
+    "stage",
+    "sweep",
+]
 
 
 @lru_cache
@@ -60,6 +73,23 @@ def find(profile: str, stage_name: str, fingerprint: str | None = None) -> list[
     return sorted(runs, key=lambda run: run.info.status != "FINISHED")
 
 
+class NotFinished(UserError):
+    """A stage was to be reused only, and there is no finished run of it."""
+
+
+_reuse_only: ContextVar[bool] = ContextVar("reuse_only", default=False)
+
+
+@contextmanager
+def only_reuse() -> Iterator[None]:
+    """Within this block a stage is reused or raises `NotFinished`; nothing is built or trained."""
+    token = _reuse_only.set(True)
+    try:
+        yield
+    finally:
+        _reuse_only.reset(token)
+
+
 @contextmanager
 def stage(spec: Spec, verify: Callable[[dict[str, Any]], bool] = bool) -> Iterator[ActiveRun]:
     """Run a stage, or reuse what it did.
@@ -74,14 +104,13 @@ def stage(spec: Spec, verify: Callable[[dict[str, Any]], bool] = bool) -> Iterat
     with _lock(spec):
         runs = find(spec.profile, spec.stage, spec.fingerprint)
         finished = next((run for run in runs if result(run) and verify(result(run))), None)
+        if finished is None and _reuse_only.get():
+            raise NotFinished(f"{spec.name} has no finished run {spec.fingerprint[:12]}", "Run the stage")
         run = ActiveRun(spec, finished or _open(spec, runs), reused=finished is not None, reopened=bool(runs))
         if spec.parent_run:
             client().set_tag(spec.parent_run, stage_tag(spec.name.replace(" ", ".")), run.run_id)
-        if run.reused:
+        with _closing(run):
             yield run
-        else:
-            with _closing(run):
-                yield run
 
 
 @contextmanager
@@ -139,16 +168,12 @@ def _flow_run() -> dict[str, str | None]:
 
 @contextmanager
 def _closing(run: ActiveRun) -> Iterator[None]:
-    """Close the run with what happened; the error goes on its way."""
+    """Close the run with what happened; the error goes on its way. A reused run is touched by an error only."""
     started = time.monotonic()
     try:
         yield
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
-        run.report(0, {"system/seconds": time.monotonic() - started, "system/peak_memory_mib": peak})
-        run.flush()
-        if not run.result:
-            raise RuntimeError(f"{run.spec.name} ended without a result")
-        client().set_terminated(run.run_id, "FINISHED")
+        if not run.reused:
+            _finish(run, time.monotonic() - started)
     except BaseException as error:
         interrupted = not isinstance(error, Exception) or getattr(error, "exit_code", 0) >= 128
         with suppress(Exception):  # the store itself may be what failed; the first error is the one to show
@@ -157,6 +182,15 @@ def _closing(run: ActiveRun) -> Iterator[None]:
         with suppress(Exception):
             client().set_terminated(run.run_id, "KILLED" if interrupted else "FAILED")
         raise
+
+
+def _finish(run: ActiveRun, seconds: float) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+    run.report(0, {"system/seconds": seconds, "system/peak_memory_mib": peak})
+    run.flush()
+    if not run.result:
+        raise RuntimeError(f"{run.spec.name} ended without a result")
+    client().set_terminated(run.run_id, "FINISHED")
 
 
 def sweep(profile: str) -> list[str]:

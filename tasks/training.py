@@ -127,6 +127,12 @@ def finished(plan: Plan, profile: str) -> ModelRecord:
     raise UserError(f"there is no {plan.name} model of profile {profile} as it stands now", f"Run `{command}` first")
 
 
+def finished_sft(parameters: Parameters, sessions: Dataset) -> ModelRecord:
+    """The profile's own SFT model. Raises UserError when it, or its base, has not been trained yet."""
+    base = finished(base_plan(parameters), parameters.profile)
+    return finished(sft_plan(parameters, sessions, base), parameters.profile)
+
+
 def _run(plan: Plan, profile: str, parent_run: str | None) -> ModelRecord:
     with tracking.stage(plan.spec(profile, parent_run), lambda found: models.verify(found["model_id"])) as run:
         if run.reused:
