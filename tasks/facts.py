@@ -188,12 +188,11 @@ def _pictures(folder: Path, split: str) -> Iterator[tuple[dict[str, Any], bytes]
 
 def _picture(row: dict[str, Any], where: str) -> dict[str, Any]:
     found = inspect(row["png"], row["path"])
-    bad = isinstance(found, PictureError)
     return {
         "where": where,
         "path": row["path"],
         "not_decodable": found.reason if isinstance(found, PictureError) else None,
-        "size": None if bad else f"{found.width}x{found.height}",
+        "size": None if isinstance(found, PictureError) else f"{found.width}x{found.height}",
         "sha256": hashlib.sha256(row["png"]).hexdigest(),
         "recorded_sha256": row["sha256"],
     }
@@ -207,13 +206,18 @@ def _shares(split: str, sessions: list[dict[str, Any]], types: Counter[str]) -> 
         total = counts.total()
         for name in names if total else ():
             low, high = (
-                bound + sign * 3 * (bound * (1 - bound) / total) ** 0.5 for bound, sign in zip(bounds, (-1, 1))
+                bound + side * _three_errors(bound, total) for side, bound in zip((-1, 1), bounds, strict=True)
             )
             share = counts[str(name)] / total
             rows.append(
                 {"where": f"{split} {name}", "count": counts[str(name)], "share": share, "low": low, "high": high}
             )
     return rows
+
+
+def _three_errors(share: float, count: int) -> float:
+    """Three standard errors of a share that was measured on `count` draws."""
+    return 3 * (share * (1 - share) / count) ** 0.5
 
 
 def _note_reference(folder: Path, split: str, sources: Sources) -> None:
