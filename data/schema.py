@@ -66,6 +66,14 @@ class Check(NamedTuple):
     wanted: bool = True
 
 
+class Kept(NamedTuple):
+    """An attribute of `cell` that must be as it was in `source`, a cell of the picture before the turn."""
+
+    cell: int
+    source: int
+    attribute: str
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -93,7 +101,8 @@ class Turn(_Frozen):
 
 
 class SceneBlock(_Frozen):
-    """What is known of a rendered session: its scenes, and per turn the checks and the cells that may change.
+    """What is known of a rendered session: its scenes, and per turn the checks, the cells that may change and what must
+    be kept within them.
 
     `held_out` names what a training split never shows (pairs, phrases, families) and this session does.
     """
@@ -103,7 +112,12 @@ class SceneBlock(_Frozen):
     targets: tuple[Scene, ...]
     checks: tuple[tuple[Check, ...], ...]
     touched: tuple[tuple[int, ...], ...]
+    kept: tuple[tuple[Kept, ...], ...]
     held_out: tuple[str, ...] = ()
+
+    def lengths(self) -> set[int]:
+        """Lengths of the per-turn fields: one value when the block is whole."""
+        return {len(self.targets), len(self.checks), len(self.touched), len(self.kept)}
 
     @model_validator(mode="before")
     @classmethod
@@ -123,6 +137,7 @@ class SceneBlock(_Frozen):
             "targets": [scene_to_dict(scene, world) for scene in self.targets],
             "checks": [[list(check) for check in checks] for checks in self.checks],
             "touched": [list(cells) for cells in self.touched],
+            "kept": [[list(kept) for kept in turn] for turn in self.kept],
         }
         return {**block, "held_out": list(self.held_out)} if self.held_out else block
 

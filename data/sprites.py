@@ -128,7 +128,8 @@ def coordinates(cell: int) -> tuple[Floats, Floats]:
 
 def shrink(samples: Floats, cell: int) -> Floats:
     """Mean of the samples of each pixel: (cell * OVERSAMPLE, ..) -> (cell, cell, ...)."""
-    return samples.reshape(cell, OVERSAMPLE, cell, OVERSAMPLE, *samples.shape[2:]).mean(axis=(1, 3))
+    blocks = samples.reshape(cell, OVERSAMPLE, cell, OVERSAMPLE, *samples.shape[2:])
+    return np.asarray(blocks.mean(axis=(1, 3)), np.float32)
 
 
 @functools.cache

@@ -1,0 +1,93 @@
+import random
+from collections import Counter
+
+import pytest
+
+from data.constraints import FAMILIES, HELD_OUT
+from data.phrases import EDITS, MAX_INTENT, vocabulary
+from data.readback import read
+from data.references import KINDS
+from data.render import render
+from data.scenes import SMALL, TINY
+from data.schema import EditType, Session, Track
+from data.slots import SlotError, parse
+from data.synthesis import Recipe, bucket, held_out_pairs, session, sessions
+
+TEST = Recipe(TINY, "test", 3, (2, 6), (2, 5))
+TRAIN = Recipe(TINY, "train", 3, (2, 4), (2, 5))
+
+
+@pytest.fixture(scope="module")
+def built():
+    return {"test": list(sessions(TEST, 300)), "train": list(sessions(TRAIN, 200))}
+
+
+def test_words_are_closed_and_short(built):
+    words = set(vocabulary(TINY))
+    assert len(words) <= 180
+    for turn in (turn for split in built.values() for one in split for turn in one.turns):
+        assert set(turn.instruction.split()) <= words and set(turn.intent.split()) <= words
+        assert len(turn.intent.split()) <= MAX_INTENT
+
+
+def test_published_forms_are_parseable(built):
+    for turn in (turn for split in built.values() for one in split for turn in one.turns):
+        assert not isinstance(parse(turn.task_type, turn.formatted_instruction), SlotError)
+
+
+def test_all_edit_types_families_and_references_occur_about_equally(built):
+    types = Counter(turn.task_type for one in built["test"] for turn in one.turns)
+    assert set(types) == set(EditType) and max(types.values()) < 3 * min(types.values())
+    needs = {need.name for one in built["test"] for turn in one.turns for need in turn.needs}
+    assert needs == set(FAMILIES) | set(KINDS)
+    tracks = Counter(one.track for one in built["test"])
+    assert 0.35 < tracks[Track.CM] / 300 < 0.65
+
+
+def test_every_session_needs_memory_of_the_right_kind(built):
+    for one in built["test"]:
+        kinds = {need.kind for turn in one.turns for need in turn.needs}
+        assert kinds == {"constraint"} if one.track == Track.CM else kinds == {"reference"}
+        distances = [k - need.stated for k, turn in enumerate(one.turns, 1) for need in turn.needs]
+        assert max(distances) >= 1 and min(distances) >= 0
+
+
+def test_training_shows_nothing_held_out(built):
+    banned = held_out_pairs(TINY)
+    kept_back = {text.split("{")[0] for phrasing in EDITS.values() for text in phrasing.held_out if text[0] != "{"}
+    for one in built["train"]:
+        scenes = (one.scene.source, *one.scene.targets)
+        assert not {(thing.kind, thing.colour) for scene in scenes for thing in scene.cells if thing} & banned
+        assert not {need.name for turn in one.turns for need in turn.needs} & set(HELD_OUT)
+        assert not one.scene.held_out and bucket(one.scene.source) < 8
+    assert any("get" in phrase or phrase for phrase in kept_back)
+    tags = Counter(tag.split(":")[0] for one in built["test"] for tag in one.scene.held_out)
+    assert set(tags) == {"phrase", "pair", "family"}
+
+
+def test_rows_round_trip(built):
+    for one in built["test"][:50]:
+        again = Session.from_row(one.to_row())
+        assert again == one and again.to_row() == one.to_row()
+
+
+def test_a_session_depends_on_its_index_alone():
+    assert session(TEST, 17) == list(sessions(TEST, 3, start=16))[1]
+    assert session(TEST, 17) != session(TRAIN, 17)
+
+
+@pytest.mark.parametrize("world", [TINY, SMALL], ids=lambda world: world.name)
+def test_targets_are_read_back_from_their_pictures(world):
+    recipe = Recipe(world, "test", 5, (2, 4), (2, 5))
+    scenes = [scene for one in sessions(recipe, 15) for scene in one.scene.targets]
+    assert read(render(scenes, world), world) == scenes
+
+
+def test_published_lists_follow_the_scene():
+    rng = random.Random(0)
+    for one in sessions(TEST, 20, start=rng.randrange(1000)):
+        for turn, scene in zip(one.turns, one.scene.targets, strict=True):
+            assert len(turn.available_objects) == len({thing[:4] for thing in scene.cells if thing})
+            assert set(turn.unchanged_objects) <= set(turn.available_objects) <= set(turn.all_objects)
+            changed = scene.background != one.scene.source.background
+            assert not (changed and turn.bg_consistency)
