@@ -7,17 +7,17 @@ and the middle attention would see the padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import gcd
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
 from model.configuration import EditConfig
 from model.images import Pixels, for_vae, for_vit, normalised, patchify, unpatchify
 from model.pictures import Grid, Pictures
+from model.vit import patch_side
 
 
 def new_vae(channels: Sequence[int] = (16, 32, 64, 64), latent_channels: int = 4, blocks: int = 1) -> AutoencoderKL:
@@ -31,7 +31,7 @@ def new_vae(channels: Sequence[int] = (16, 32, 64, 64), latent_channels: int = 4
         block_out_channels=tuple(channels),
         layers_per_block=blocks,
         latent_channels=latent_channels,
-        norm_num_groups=gcd(32, *channels),
+        norm_num_groups=max(1, min(channels) // 4),  # as FLUX: four channels at the narrowest level
         scaling_factor=1.0,
         shift_factor=0.0,
         use_quant_conv=False,
@@ -41,7 +41,7 @@ def new_vae(channels: Sequence[int] = (16, 32, 64, 64), latent_channels: int = 4
 
 def scale_of(vae: AutoencoderKL) -> tuple[float, float]:
     """(scale, shift) of the latents."""
-    return float(vae.config.scaling_factor), float(vae.config.shift_factor or 0.0)
+    return float(vae.config["scaling_factor"]), float(vae.config["shift_factor"] or 0.0)
 
 
 def set_scale(vae: AutoencoderKL, scale: float, shift: float) -> None:
@@ -89,7 +89,7 @@ def encode(vae: AutoencoderKL, images: Pixels, config: EditConfig, chunk: int = 
     """
     images = for_vae(images, config)
     latents, grid = encode_latents(vae, images, config, chunk)
-    patch = int(config.vit_config().patch_size)
+    patch = patch_side(config.vit_config())
     small = for_vit(images, config)
     patches = patchify(normalised(small), patch).to(vae.device)
     patch_grid = (small.shape[1] // patch, small.shape[2] // patch)
