@@ -12,7 +12,7 @@ import random
 import re
 from typing import NamedTuple
 
-from data.rule_phrases import RULES, TOPICS, Phrasing
+from data.rule_phrases import JOINT, RULES, TOPICS, Phrasing
 from data.scenes import SIGN, World
 from data.schema import EditType
 
@@ -183,16 +183,14 @@ def spaced(text: str) -> str:
     return " ".join(text)
 
 
-_EXTRA = (
-    "it its they them their the color material count position of every at is in from to and copy keep everything set"
-)
+_EXTRA = "it its they them their the color material count position of every at is in from to and copy keep set"
 
 
 def vocabulary(world: World) -> list[str]:
     """All words of instructions and intents in the world, sorted: the same for every split."""
     phrasings = (*EDITS.values(), *REFERENCES.values(), *RULES.values())
     texts = [text for phrasing in phrasings for part in phrasing for text in part]
-    words = set(re.sub(r"{\w+}", " ", " ".join((*texts, *TOPICS.values(), *BESIDE.values(), _EXTRA))).split())
+    words = set(re.sub(r"{\w+}", " ", " ".join((*texts, *TOPICS.values(), *BESIDE.values(), JOINT, _EXTRA))).split())
     words.update(world.kinds, world.colours, world.materials, world.sizes, world.backgrounds, world.letters)
     words.update(world.row_words, world.column_words, NUMBERS[1 : world.max_count + 1], (SIGN, "a", "an"))
     return sorted(words)

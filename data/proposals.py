@@ -20,7 +20,7 @@ MAX_GROUP = 3
 
 
 class View(NamedTuple):
-    """What a draft may look at. `fixed`: cells that no single edit may name; `free_signs`: whether a sign may be added."""
+    """What a draft may look at. `fixed`: cells that no single edit may name."""
 
     world: World
     scene: Scene
@@ -275,7 +275,7 @@ def _count(view: View, rng: random.Random, focus: Focus | None) -> Draft | None:
         if unclear or not counts or phrase is None:
             continue
         count = rng.choice(counts)
-        request = Request(EditType.COUNT_CHANGE, same, count=count)
+        request = Request(EditType.COUNT_CHANGE, same, number=count)
         fields = {"it": focus.words if focus else f"the {phrase}", "n": NUMBERS[count]}
         return Draft(request, EditType.COUNT_CHANGE, fields, {same[0]: phrase}, attribute="count")
     return None

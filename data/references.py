@@ -103,7 +103,7 @@ def _colour_before(history: History, life: int) -> tuple[str, int] | None:
 
 
 def undo(history: History) -> tuple[Request, Effect, str, str] | None:
-    """The request that takes the last turn back, its effect, the noun phrase of what it acts on, and that turn's text."""
+    """The request that takes the last turn back, its effect, the noun phrase of what it acts on, and the text there."""
     if not history.outcomes or history.outcomes[-1].restored:
         return None
     last, earlier = history.outcomes[-1], history.scenes[-2]
@@ -137,8 +137,8 @@ def _inverse(request: Request, effect: Effect, history: History) -> Request | No
         case EditType.POSITION_CHANGE:
             return _move_back(request, history)
         case EditType.COUNT_CHANGE:
-            cells = tuple(cell for cell in (*effect.edited,)) or request.cells[: request.count]
-            return Request(EditType.COUNT_CHANGE, cells, count=len(request.cells))
+            cells = tuple(cell for cell in (*effect.edited,)) or request.cells[: request.number]
+            return Request(EditType.COUNT_CHANGE, cells, number=len(request.cells))
         case EditType.SUBJECT_REMOVE:
             return None
         case _ if effect.added:

@@ -158,4 +158,5 @@ def glyph(letter: str, width: int, height: int) -> Floats:
         return np.zeros((height, width), np.float32)
     rows = [[255 * int(bit) for bit in row] for row in _GLYPHS[letter].split()]
     picture = Image.fromarray(np.asarray(rows, np.uint8))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BOX), np.float32) / 255
+    ink = np.asarray(picture.resize((width, height), Image.Resampling.BOX), np.float32)
+    return np.asarray(ink / 255, np.float32)

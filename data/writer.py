@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
 from data.annotate import Outcome, intent
@@ -26,7 +28,7 @@ WEIGHTS = {
     EditType.SUBJECT_REPLACE: 1.2,
     EditType.SUBJECT_REMOVE: 1.1,
 }
-"""Above 1: tried first more often, so that all nine edit types come out about equal whatever rules and scenes prefer."""
+"""Above 1: tried first more often, so that all nine edit types come out about equal whatever rules prefer."""
 
 
 class Written(NamedTuple):
@@ -176,11 +178,13 @@ def _referring(
 ) -> Written | None:
     """A turn with a reference of a random possible kind."""
     options = [pointer for pointer in pointers(history, rng, held_out) if pointer.kind in kinds]
-    writers = [lambda p=pointer: _pointing(history, rng, view, p, banned, held_out) for pointer in options]
+    writers: list[Callable[[], Written | None]] = [
+        functools.partial(_pointing, history, rng, view, p, banned, held_out) for p in options
+    ]
     if "before" in kinds:
-        writers.append(lambda: _before(history, rng, view, banned, held_out))
+        writers.append(functools.partial(_before, history, rng, view, banned, held_out))
     if "undo" in kinds:
-        writers.append(lambda: _undoing(history, rng, held_out))
+        writers.append(functools.partial(_undoing, history, rng, held_out))
     rng.shuffle(writers)
     for write in writers:
         written = write()
@@ -239,7 +243,7 @@ def _finish(
     held_out: bool,
     reference: Need | None = None,
 ) -> Written | None:
-    """The draft as a recorded turn; None when a rule leaves no room, a banned pair appears or the words get too many."""
+    """The draft as a recorded turn; None when a rule leaves no room, a banned pair appears or words get too many."""
     case = Case(history.world, history.scene, draft.request, history.added_cells())
     try:
         bare = apply(history.scene, draft.request)

@@ -32,8 +32,8 @@ def ruled(request, *rules, added=()):
         (Request(EditType.MATERIAL_ALTER, (2,), value="plain"), {2: CONE._replace(material="plain")}),
         (Request(EditType.TEXT_CHANGE, place=1, value="bk", thing=TINY.sign("bk")), {1: TINY.sign("bk")}),
         (Request(EditType.POSITION_CHANGE, (2,), 8, anchor=7, side="right"), {2: None, 8: CONE}),
-        (Request(EditType.COUNT_CHANGE, (0, 7), count=3), {1: BALL}),
-        (Request(EditType.COUNT_CHANGE, (0, 7), count=1), {7: None}),
+        (Request(EditType.COUNT_CHANGE, (0, 7), number=3), {1: BALL}),
+        (Request(EditType.COUNT_CHANGE, (0, 7), number=1), {7: None}),
     ],
 )
 def test_each_type_changes_exactly_its_cells(request_, cells):
@@ -57,7 +57,7 @@ def test_forms():
     assert formatted(Request(EditType.POSITION_CHANGE, (2,), 8, anchor=7, side="right"), names) == (
         "Change the position of [cone] to [right] of [red ball]"
     )
-    assert formatted(Request(EditType.COUNT_CHANGE, (0, 7), count=3), names) == "Change the count of [red ball] to [3]"
+    assert formatted(Request(EditType.COUNT_CHANGE, (0, 7), number=3), names) == "Change the count of [red ball] to [3]"
     assert noun(CONE, TINY) == "small striped blue cone" and noun(BALL, TINY) == "red ball"
 
 
