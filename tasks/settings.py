@@ -154,6 +154,8 @@ def environment(chosen: Settings) -> dict[str, str]:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_CLI_PROMPT": "false",
+        "EDIT_R2_CPU_POOL": chosen.cpu_pool,  # prefect.yaml names the pools by these
+        "EDIT_R2_GPU_POOL": chosen.gpu_pool,
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if chosen.debug else "CRITICAL",
         "MLFLOW_TRACKING_URI": chosen.tracking_uri,
         "MLFLOW_REGISTRY_URI": chosen.tracking_uri,
@@ -203,9 +205,19 @@ def _secrets(chosen: Settings) -> dict[str, str]:
     return found
 
 
-def prepare(chosen: Settings | None = None) -> Settings:
-    """Export the environment block (a variable that is already set wins) and create `home`."""
-    chosen = chosen or settings()
+def prepare(debug: bool = False) -> Settings:
+    """Export the environment block (a variable that is already set wins) and create `home`.
+
+    Args:
+        debug: as EDIT_R2_DEBUG.
+
+    Raises:
+        UserError: a variable is invalid, or `home` cannot be written.
+    """
+    if debug:
+        os.environ["EDIT_R2_DEBUG"] = "true"
+        settings.cache_clear()
+    chosen = settings()
     chosen.folder("prefect")
     for name, value in environment(chosen).items():
         os.environ.setdefault(name, value)

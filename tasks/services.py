@@ -1,0 +1,231 @@
+"""`edit-r2 up` and `down`: a Prefect server, an MLflow server and a worker per pool, on loopback.
+
+They serve the same databases as the embedded default, so what was run before is there. What was started is written to
+`home`/services.json; settings finds the addresses there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from data.errors import UserError
+from tasks.failures import ServiceError
+from tasks.prefect_server import answers
+from tasks.settings import SERVICES, Settings, prepare, settings
+
+START_SECONDS = 180.0
+STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """A process that `up` started. `created` tells it from a later process with the same number."""
+
+    name: str
+    pid: int
+    created: float
+    log: str
+    url: str | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether that very process still runs."""
+        import psutil
+
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.created) < 2 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+
+def require_reachable(chosen: Settings) -> None:
+    """Fail at once, not after minutes of retries, when a configured server does not answer.
+
+    Raises:
+        ServiceError: it names the address and the remedy.
+    """
+    for name, url, path in (
+        ("MLflow", chosen.mlflow_tracking_uri, "/health"),
+        ("Prefect", chosen.prefect_api_url, "/health"),
+    ):
+        if url and url.startswith("http") and not _listens(url):
+            started = (chosen.state / SERVICES).exists()
+            remedy = "Run `edit-r2 down` and `edit-r2 up`" if started else f"Start it, or unset its variable ({path})"
+            raise ServiceError(f"{name} does not answer at {url}", remedy)
+
+
+def running() -> list[Service]:
+    """What `up` started and still runs."""
+    try:
+        listed = json.loads((settings().state / SERVICES).read_text())["processes"]
+    except (OSError, ValueError, KeyError):
+        return []
+    return [service for service in (Service(**entry) for entry in listed) if service.alive]
+
+
+def up() -> list[Service]:
+    """Start everything that is not running yet, wait until it answers, and register the deployments.
+
+    Raises:
+        UserError: a port is taken, or servers elsewhere are configured.
+        ServiceError: a server does not come up; its log is named.
+    """
+    present = {service.name: service for service in running()}
+    if not present:  # addresses of servers that died must not pass for configured ones
+        (settings().state / SERVICES).unlink(missing_ok=True)
+        settings.cache_clear()
+        _refuse_foreign(settings())
+    chosen = prepare()
+    urls = {
+        "prefect": f"http://127.0.0.1:{chosen.prefect_port}/api",
+        "mlflow": f"http://127.0.0.1:{chosen.mlflow_port}",
+    }
+    try:
+        for name, command in _servers(chosen).items():
+            if name not in present:
+                _free(getattr(chosen, f"{name}_port"), name)
+                present[name] = _start(name, command, chosen, url=urls[name])
+        for name, url in urls.items():
+            _await(present[name], f"{url}/health")
+        _deploy(chosen, urls)
+        for pool in (chosen.cpu_pool, chosen.gpu_pool):
+            if f"worker-{pool}" not in present:
+                command = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", f"local-{pool}"]
+                present[f"worker-{pool}"] = _start(f"worker-{pool}", command, chosen, urls)
+    except BaseException:
+        _stop(list(present.values()))
+        raise
+    _write(chosen, list(present.values()), urls)
+    return list(present.values())
+
+
+def down() -> list[Service]:
+    """Stop what `up` started, workers first. Databases and logs stay."""
+    found = running()
+    _stop(found)
+    (settings().state / SERVICES).unlink(missing_ok=True)
+    return found
+
+
+def _servers(chosen: Settings) -> dict[str, list[str]]:
+    artifacts = chosen.artifacts or str(chosen.folder("artifacts"))
+    store = f"sqlite:///{chosen.state / 'mlflow.db'}"
+    mlflow = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(chosen.mlflow_port), "--workers", "1"]
+    # Clients reach the artifacts themselves, as they do without a server: the same paths stay valid after `down`.
+    mlflow += ["--backend-store-uri", store, "--default-artifact-root", artifacts, "--no-serve-artifacts"]
+    return {
+        "prefect": ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(chosen.prefect_port)],
+        "mlflow": mlflow,
+    }
+
+
+def _environment(urls: dict[str, str] | None) -> dict[str, str]:
+    names = {"PREFECT_API_URL": "prefect", "MLFLOW_TRACKING_URI": "mlflow", "MLFLOW_REGISTRY_URI": "mlflow"}
+    clean = {key: value for key, value in os.environ.items() if key not in names}
+    return clean | {name: urls[of] for name, of in names.items()} if urls else clean
+
+
+def _start(
+    name: str, command: Sequence[str], chosen: Settings, urls: dict[str, str] | None = None, url: str | None = None
+) -> Service:
+    import psutil
+
+    log = chosen.folder("logs") / f"{name}.log"
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=chosen.root,
+            env=_environment(urls),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    return Service(name, process.pid, psutil.Process(process.pid).create_time(), str(log), url)
+
+
+def _await(service: Service, health: str) -> None:
+    until = time.monotonic() + START_SECONDS
+    while not answers(health):
+        if not service.alive or time.monotonic() > until:
+            raise ServiceError(f"{service.name} did not come up at {health}", f"See {service.log}")
+        time.sleep(0.25)
+
+
+def _deploy(chosen: Settings, urls: dict[str, str]) -> None:
+    """Create the pools and register every deployment of prefect.yaml."""
+    pools = sorted({chosen.cpu_pool, chosen.gpu_pool})
+    commands = [["work-pool", "create", pool, "--type", "process", "--overwrite"] for pool in pools]
+    log = chosen.folder("logs") / "deploy.log"
+    for command in [*commands, ["--no-prompt", "deploy", "--all"]]:
+        line = [sys.executable, "-m", "prefect", *command]
+        with log.open("ab") as file:
+            done = subprocess.run(line, cwd=chosen.root, env=_environment(urls), stdout=file, stderr=file, check=False)
+        if done.returncode:
+            raise ServiceError(f"`prefect {' '.join(command[:2])}` failed", f"See {log}")
+
+
+def _stop(services: Sequence[Service]) -> None:
+    """End the processes and what they started, politely first."""
+    import psutil
+
+    family: list[Any] = []
+    for service in sorted(services, key=lambda found: not found.name.startswith("worker")):
+        if service.alive:
+            with suppress(psutil.Error):
+                process = psutil.Process(service.pid)
+                family += [process, *process.children(recursive=True)]
+                process.send_signal(signal.SIGTERM)
+    _, left = psutil.wait_procs(family, timeout=STOP_SECONDS)
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def _write(chosen: Settings, services: Sequence[Service], urls: dict[str, str]) -> None:
+    addresses = {"prefect_api_url": urls["prefect"], "mlflow_tracking_uri": urls["mlflow"]}
+    content = {"settings": addresses, "processes": [asdict(service) for service in services]}
+    path = chosen.state / SERVICES
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1))
+    temporary.replace(path)
+
+
+def _refuse_foreign(chosen: Settings) -> None:
+    foreign = {"PREFECT_API_URL": chosen.prefect_api_url, "MLFLOW_TRACKING_URI": chosen.mlflow_tracking_uri}
+    for name, url in foreign.items():
+        if url and not url.startswith("sqlite"):
+            raise UserError(f"{name} names {url}, so there is nothing to start here", f"Unset {name} for local servers")
+
+
+def _free(port: int, name: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            remedy = f"Stop what listens there, or set EDIT_R2_{name.upper()}_PORT"
+            raise UserError(f"port {port} for {name} is taken", remedy) from error
+
+
+def _listens(url: str) -> bool:
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parts.hostname or "", port), timeout=3):
+            return True
+    except OSError:
+        return False
