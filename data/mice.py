@@ -75,7 +75,7 @@ def read_mice(path: Path, images: Path | None = None, split: str = "", strip_pre
     Raises:
         UserError: the file cannot be read, or holds no line at all.
     """
-    reader = _Reader(images, split, strip_prefix)
+    reader = Reader(images, split, strip_prefix)
     for number, line in _lines(path):
         reader.take(number, line)
     if not reader.lines:
@@ -105,8 +105,8 @@ def track_of(first_instruction: str) -> Track:
     return Track.CM if CONSTRAINT_MARK in first_instruction.lower() else Track.CU
 
 
-class _Reader:
-    """One pass over a file: sessions and defects as they come."""
+class Reader:
+    """One pass over a file of any format that can be told as rows: sessions and defects as they come."""
 
     def __init__(self, images: Path | None, split: str, strip_prefix: str) -> None:
         self.images, self.split, self.strip_prefix = images, split, strip_prefix
@@ -115,23 +115,27 @@ class _Reader:
         self.ids: set[str] = set()
         self.lines = self.shortened = self.refused = self.turns_read = 0
 
-    def take(self, number: int, line: bytes) -> None:
-        """One line of the file: a session, defects, or both."""
+    def take(self, number: int, line: bytes, row: dict[str, Any] | None = None) -> None:
+        """One line of the file: a session, defects, or both.
+
+        A line of another format comes with the row that it amounts to; the line itself goes to the quarantine.
+        """
         self.lines += 1
-        row = parse_row(line)
-        if isinstance(row, Refusal):
-            return self._refuse(number, line, row)
+        read = parse_row(line if row is None else json.dumps(row).encode())
+        if isinstance(read, Refusal):
+            return self.refuse(number, line, read)
+        row = read
         self.turns_read += row["turns"]
         row["image"] = row["image"].removeprefix(self.strip_prefix)
         problem = self._image_problem(row["image"]) or self._identify(row)
         if problem:
-            return self._refuse(number, line, problem, row["turns"])
+            return self.refuse(number, line, problem, row["turns"])
         errors = {k: error for k in range(row["turns"]) if (error := turn_error(row, k))}
         # Scenes of later turns follow from earlier ones, so a rendered row stands or falls as a whole.
         kept = 0 if errors and row.get("scene") is not None else min(errors, default=row["turns"])
         session = _session(row, kept) if kept else None
         if isinstance(session, Refusal):
-            return self._refuse(number, line, session, row["turns"], row["id"])
+            return self.refuse(number, line, session, row["turns"], row["id"])
         if session:
             self.sessions.append(session)
             self.shortened += bool(errors)
@@ -147,7 +151,8 @@ class _Reader:
             defect = Defect(number, k + 1, error.code, error.reason, row["id"], outcome, lost, _text(line))
             self.defects.append(defect)
 
-    def _refuse(self, number: int, line: bytes, why: Refusal, turns: int = 0, name: str | None = None) -> None:
+    def refuse(self, number: int, line: bytes, why: Refusal, turns: int = 0, name: str | None = None) -> None:
+        """A line that is no session. `take` counts the lines that it is given; others must be counted by the caller."""
         self.refused += 1
         lost = tuple(range(1, turns + 1))
         self.defects.append(Defect(number, None, why.code, why.reason, name, "left out", lost, _text(line)))

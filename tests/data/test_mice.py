@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.errors import UserError
-from data.mice import _Reader, published_row, read_mice, write_mice
+from data.mice import Reader, published_row, read_mice, write_mice
 from data.quarantine import original_lines, read_quarantine, write_quarantine
 
 FIXTURE = Path(__file__).with_name("published.jsonl")
@@ -19,7 +19,7 @@ published = pytest.mark.skipif(not SHARED.is_dir(), reason="the published annota
 
 
 def read_lines(*lines: bytes, images: Path | None = None):
-    reader = _Reader(images, "", "")
+    reader = Reader(images, "", "")
     for number, line in enumerate(lines, start=1):
         reader.take(number, line)
     return reader.result()
