@@ -13,7 +13,7 @@ from typing import Any
 from data.errors import UserError
 from tasks.decision import Decision
 from tasks.documents import Shelf
-from tasks.facts import Facts
+from tasks.origin import Origin
 from tasks.redaction import leaks, redact
 from tasks.scores import Scores
 from tasks.signing import IN_TOTO, Identity, SignatureError, canonical, sha256, sign, verify
@@ -35,54 +35,54 @@ def dvc_digest(digest: str) -> dict[str, str]:
     return {"dvcMd5Dir": digest.removesuffix(".dir")} if digest.endswith(".dir") else {"md5": digest}
 
 
-def _dependencies(facts: Facts) -> list[dict[str, Any]]:
+def _dependencies(origin: Origin) -> list[dict[str, Any]]:
     """Everything that the model was made from."""
-    found = [_resource("source", {"gitCommit": facts.commit or "unknown"}, dirty=facts.dirty)]
-    if facts.lock_digest:
-        found.append(_resource("requirements.lock", {"sha256": facts.lock_digest}))
-    if facts.dvc_lock_digest:
-        found.append(_resource("dvc.lock", {"sha256": facts.dvc_lock_digest}))
-    for data in facts.datasets:
+    found = [_resource("source", {"gitCommit": origin.commit or "unknown"}, dirty=origin.dirty)]
+    if origin.lock_digest:
+        found.append(_resource("requirements.lock", {"sha256": origin.lock_digest}))
+    if origin.dvc_lock_digest:
+        found.append(_resource("dvc.lock", {"sha256": origin.dvc_lock_digest}))
+    for data in origin.datasets:
         digests = dvc_digest(data.digest) | ({"sha256": data.sha256} if data.sha256 else {})
         found.append(_resource(data.name, digests, kind="dataset", valid=data.valid, validation=data.validation))
-    if facts.parent:
-        parent = facts.parent
+    if origin.parent:
+        parent = origin.parent
         about = {"kind": "model", "model_id": parent.model_id, "statement": parent.statement}
         found.append(_resource(parent.name, {"sha256": parent.digest}, **about))
     return found
 
 
-def statement(facts: Facts) -> dict[str, Any]:
+def statement(origin: Origin) -> dict[str, Any]:
     """The unsigned statement of a model, redacted."""
-    subject = [_resource(MANIFEST, {"sha256": facts.model_digest})]
-    subject += [_resource(path, {"sha256": digest}) for path, digest in sorted(facts.files.items())]
+    subject = [_resource(MANIFEST, {"sha256": origin.model_digest})]
+    subject += [_resource(path, {"sha256": digest}) for path, digest in sorted(origin.files.items())]
     internal = {
-        "fingerprint": facts.fingerprint,
-        "model_id": facts.model_id,
-        "run_id": facts.run_id,
-        "parent_run_id": facts.parent_run_id,
-        "run_record": facts.run_record,
-        "reward": facts.reward,
+        "fingerprint": origin.fingerprint,
+        "model_id": origin.model_id,
+        "run_id": origin.run_id,
+        "parent_run_id": origin.parent_run_id,
+        "run_record": origin.run_record,
+        "reward": origin.reward,
         # The reference policy of RL is the frozen parent.
-        "reference_policy": facts.parent.digest if facts.parent and facts.reward else None,
-        "hardware": facts.hardware,
+        "reference_policy": origin.parent.digest if origin.parent and origin.reward else None,
+        "hardware": origin.hardware,
     }
-    times = {"startedOn": facts.started, "finishedOn": facts.finished, "invocationId": facts.flow_run_id}
+    times = {"startedOn": origin.started, "finishedOn": origin.finished, "invocationId": origin.flow_run_id}
     predicate = {
         "buildDefinition": {
             "buildType": BUILD_TYPE,
             "externalParameters": {
-                "model": facts.name,
-                "profile": facts.profile,
-                "stage": facts.stage,
-                "parameters": facts.parameters,
-                "seeds": facts.seeds,
+                "model": origin.name,
+                "profile": origin.profile,
+                "stage": origin.stage,
+                "parameters": origin.parameters,
+                "seeds": origin.seeds,
             },
             "internalParameters": {key: value for key, value in internal.items() if value is not None},
-            "resolvedDependencies": _dependencies(facts),
+            "resolvedDependencies": _dependencies(origin),
         },
         "runDetails": {
-            "builder": {"id": f"{BUILDER}:{facts.deployment or 'local'}", "version": facts.libraries},
+            "builder": {"id": f"{BUILDER}:{origin.deployment or 'local'}", "version": origin.libraries},
             "metadata": {key: value for key, value in times.items() if value is not None},
         },
     }
@@ -127,9 +127,9 @@ def seal(payload: dict[str, Any], shelf: Shelf, identity: Identity) -> str:
     return shelf.put(sign(payload, IN_TOTO, identity))
 
 
-def attest(facts: Facts, shelf: Shelf, identity: Identity) -> str:
+def attest(origin: Origin, shelf: Shelf, identity: Identity) -> str:
     """Sign and keep the statement of a freshly made model; its digest belongs into the model's tags."""
-    return seal(statement(facts), shelf, identity)
+    return seal(statement(origin), shelf, identity)
 
 
 def opened(digest: str, shelf: Shelf, keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,218 @@
+"""Statements and evidence from what the stages recorded: the bridge between MLflow runs and the lineage documents."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.errors import UserError
+from mlflow_config.settings import Tag
+from tasks import identity, lineage
+from tasks.books import Books
+from tasks.decision import DatasetEvidence, Evidence, RewardTrend
+from tasks.models import manifest
+from tasks.origin import DatasetOrigin, Origin, ParentOrigin, hardware, libraries
+from tasks.registry import STATEMENT_TAG, record_digest
+from tasks.signing import SignatureError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from tasks.models import ModelRecord
+
+REWARD_METRIC = "rl/reward"
+LOCK, DVC_LOCK = "requirements.lock", "dvc.lock"
+
+
+def attest(books: Books, made: ModelRecord, folder: Path, sections: Mapping[str, Any], root: Path) -> str:
+    """Sign the statement of a model that a stage has just logged, and name it in the model's tags.
+
+    Call it as the last thing before the run ends: the statement covers the run's parameters, metrics and inputs.
+
+    Args:
+        books: where the statement is kept, and who signs.
+        made: the logged model.
+        folder: its files, as they were logged.
+        sections: the typed parameters that decided the outcome, by section.
+        root: the checkout, for the lock files.
+
+    Returns:
+        SHA-256 of the signed statement.
+    """
+    run = books.registry.run(made.run_id)
+    origin = _origin(books, made, run, manifest(folder), _plain(sections), root)
+    digest = lineage.attest(origin, books.shelf, books.identity)
+    books.registry.client.set_logged_model_tags(made.model_id, {STATEMENT_TAG: digest})
+    return digest
+
+
+def _origin(
+    books: Books, made: ModelRecord, run: Run, files: dict[str, str], parameters: dict[str, Any], root: Path
+) -> Origin:
+    tags = run.data.tags
+    return Origin(
+        name=made.name,  # type: ignore[arg-type] - pydantic checks it
+        profile=tags[Tag.PROFILE],
+        stage=tags[Tag.STAGE],
+        fingerprint=tags[Tag.FINGERPRINT],
+        model_id=made.model_id,
+        model_digest=made.digest,
+        files=files,
+        parameters=parameters,
+        seeds=seeds(parameters),
+        commit=tags.get(Tag.COMMIT),
+        dirty=tags.get(Tag.DIRTY) != "false",
+        lock_digest=file_digest(root / LOCK),
+        dvc_lock_digest=file_digest(root / DVC_LOCK),
+        datasets=tuple(_datasets(books, run)),
+        parent=_parent(books, made.parent),
+        reward=parameters.get("rl"),
+        run_id=made.run_id,
+        parent_run_id=tags.get(Tag.PARENT_RUN),
+        run_record=record_digest(books.registry.run_record(made.run_id)),
+        flow_run_id=tags.get(Tag.FLOW_RUN),
+        hardware=hardware(),
+        libraries=libraries(),
+        started=datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(),
+        finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
+
+
+def _plain(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as JSON values."""
+    found = {name: asdict(value) if is_dataclass(value) else value for name, value in sections.items()}  # type: ignore[arg-type]
+    return dict(json.loads(identity.canonical(found)))
+
+
+def seeds(parameters: Mapping[str, Any], path: str = "") -> dict[str, int]:
+    """Every parameter named `seed`, by its dotted path."""
+    found: dict[str, int] = {}
+    for name, value in parameters.items():
+        if isinstance(value, Mapping):
+            found |= seeds(value, f"{path}{name}.")
+        elif name == "seed" and isinstance(value, int):
+            found[f"{path}{name}"] = value
+    return found
+
+
+def file_digest(path: Path) -> str | None:
+    """SHA-256 of a file, None when there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _datasets(books: Books, run: Run) -> list[DatasetOrigin]:
+    found = []
+    for item in run.inputs.dataset_inputs if run.inputs else []:
+        about = json.loads(item.dataset.profile or "{}")
+        valid, report = _validation(books, run.info.experiment_id, item.dataset.digest)
+        found.append(
+            DatasetOrigin(
+                name=item.dataset.name,
+                digest=item.dataset.digest,
+                sha256=about.get("sha256"),
+                valid=valid,
+                validation=report,
+            )
+        )
+    return found
+
+
+def _validation(books: Books, experiment: str, digest: str) -> tuple[bool | None, str | None]:
+    """Whether the expectations of the run that built a dataset passed, and their report as a kept document."""
+    from mlflow.exceptions import MlflowException
+
+    client = books.registry.client
+    runs = client.search_runs([experiment], f"tags.`{Tag.DATASET}` = '{digest}' and attributes.status = 'FINISHED'")
+    for run in runs:
+        verdict = run.data.tags.get(Tag.VALIDATION)
+        if verdict is None:
+            continue
+        try:
+            report = Path(client.download_artifacts(run.info.run_id, "validation.json")).read_bytes()
+        except (MlflowException, OSError):
+            return verdict == "passed", None
+        return verdict == "passed", books.shelf.put(report)
+    return None, None
+
+
+def _parent(books: Books, model_id: str | None) -> ParentOrigin | None:
+    if model_id is None:
+        return None
+    found = books.registry.client.get_logged_model(model_id)
+    return ParentOrigin(
+        name=found.name, model_id=model_id, digest=found.tags[Tag.DIGEST], statement=found.tags.get(STATEMENT_TAG)
+    )
+
+
+def statement_of(books: Books, model_id: str) -> str:
+    """Digest of the statement of a logged model. Raises UserError when it has none."""
+    found = books.registry.model_tags(model_id).get(STATEMENT_TAG)
+    if found is None:
+        raise UserError(f"model {model_id} has no signed statement", "Train it again")
+    return found
+
+
+def evidence(
+    books: Books, model: ModelRecord, benchmark_digest: str, locked: Mapping[str, str], pushed: Mapping[str, bool]
+) -> Evidence:
+    """What is known of a candidate, from its statement and its run.
+
+    Args:
+        books: hold the statement.
+        model: the candidate.
+        benchmark_digest: DVC digest of the benchmark that this retraining built.
+        locked: DVC digest by dataset name as dvc.lock has it now.
+        pushed: by dataset name, whether the remote holds it.
+    """
+    payload = lineage.opened(statement_of(books, model.model_id), books.shelf, books.trusted)
+    build = payload["predicate"]["buildDefinition"]
+    origin = {item["name"]: item for item in build["resolvedDependencies"]}
+    commit = origin["source"]["digest"]["gitCommit"]
+    parents = lineage.dependencies(payload, "model")
+    return Evidence(
+        profile=build["externalParameters"]["profile"],
+        stage=build["externalParameters"]["model"],
+        model_digest=model.digest,
+        commit=None if commit == "unknown" else commit,
+        dirty=origin["source"]["annotations"]["dirty"],
+        lock_digest=origin[LOCK]["digest"]["sha256"] if LOCK in origin else None,
+        datasets=tuple(_known(item, locked, pushed) for item in lineage.dependencies(payload, "dataset")),
+        benchmark_digest=benchmark_digest,
+        parent_digest=parents[0]["digest"]["sha256"] if parents else None,
+        parent_signed=_signed(books, parents[0]) if parents else None,
+        reward=reward_trend(books, model.run_id),
+    )
+
+
+def _known(item: Mapping[str, Any], locked: Mapping[str, str], pushed: Mapping[str, bool]) -> DatasetEvidence:
+    name, digests = item["name"], item["digest"]
+    used = f"{digests['dvcMd5Dir']}.dir" if "dvcMd5Dir" in digests else digests.get("md5")
+    valid = item["annotations"].get("valid")
+    return DatasetEvidence(name=name, used=used, locked=locked.get(name), pushed=pushed.get(name), valid=valid)
+
+
+def _signed(books: Books, parent: Mapping[str, Any]) -> bool:
+    """Whether a parent's own statement holds and is about that parent."""
+    try:
+        payload = lineage.opened(parent["annotations"]["statement"], books.shelf, books.trusted)
+    except (KeyError, SignatureError, UserError):
+        return False
+    return lineage.model_digest(payload) == parent["digest"]["sha256"]
+
+
+def reward_trend(books: Books, run_id: str) -> RewardTrend | None:
+    """Mean training reward over the first and the last tenth of the steps; None without one."""
+    history = sorted(books.registry.client.get_metric_history(run_id, REWARD_METRIC), key=lambda metric: metric.step)
+    if len(history) < 2:
+        return None
+    part = max(1, len(history) // 10)
+    first, last = history[:part], history[-part:]
+    return RewardTrend(
+        first=round(sum(metric.value for metric in first) / part, 6),
+        last=round(sum(metric.value for metric in last) / part, 6),
+    )

@@ -1,0 +1,215 @@
+"""Promotion, rollback and recall: verified first, entered into the ledger, and only then shown in MLflow.
+
+Every act can be repeated after a crash at any point: documents are named by their content, signatures are
+deterministic, the ledger takes the same act once, and the projection is made from the ledger each time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from data.errors import UserError
+from mlflow_config.settings import Tag
+from tasks import lineage
+from tasks.approval import check_approval
+from tasks.books import Books
+from tasks.decision import Decision
+from tasks.filing import remake, verify_model
+from tasks.ledger import Action, Conflict, Draft, Signed, champion, recalled
+from tasks.registry import OVERRIDE_TAG, RECALLED_TAG, STATEMENT_TAG, VERDICT_TAG
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A logged model that stands for promotion. `statement` is the digest of the statement made with it."""
+
+    model_id: str
+    run_id: str
+    digest: str
+    statement: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a candidate: its registered version, the decision, and its entry in the ledger."""
+
+    version: int
+    promoted: bool
+    decision: Decision
+    decision_digest: str
+    entry: Signed
+
+
+def promote(
+    books: Books, candidate: Candidate, decision: Decision, reason: str, override: bytes | None = None
+) -> Outcome:
+    """Make a candidate champion if its decision says so, or if a person overrides it; else enter the refusal.
+
+    Args:
+        books: where everything is kept.
+        candidate: the model; its statement and every file of it are verified first.
+        decision: made by `tasks.filing.file_decision`, against the present champion.
+        reason: why now, in a sentence.
+        override: a signed approval of kind "override", see `tasks.approval`.
+
+    Raises:
+        Conflict: the champion is no longer the one that the decision was made against.
+        UserError: statement, files or override do not hold.
+    """
+    verify_model(books, candidate.model_id, candidate.digest, candidate.statement)
+    if decision.model_digest != candidate.digest or remake(books.shelf, decision.digest)[1] != decision:
+        raise UserError("the decision is not about this model, or cannot be made again", "Decide again")
+    approval = None
+    if override is not None and not decision.promote:
+        given = check_approval(override, "override", decision.digest, books)
+        approval, reason = books.shelf.put(override), f"{reason}; overridden by {given.signer}: {given.reason}"
+    statement = lineage.release(candidate.statement, books.shelf, books.identity, books.trusted, decision)
+    version = _register(books, candidate, decision, statement)
+    action: Action = "promote" if decision.promote else "override" if approval else "refuse"
+    draft = Draft(
+        action=action,
+        model=books.registry.name,
+        alias=books.alias,
+        version=version,
+        model_digest=candidate.digest,
+        expected=decision.champion_digest,
+        actor=books.actor,
+        reason=reason if action != "refuse" else "; ".join(decision.reasons),
+        statement=statement,
+        decision=decision.digest,
+        approval=approval,
+    )
+    _not_rolled_back(books, draft)
+    entry = books.ledger.append(draft)
+    if approval:
+        books.registry.tag(version, OVERRIDE_TAG, reason)
+    project(books)
+    return Outcome(version, action != "refuse", decision, decision.digest, entry)
+
+
+def _register(books: Books, candidate: Candidate, decision: Decision, statement: str) -> int:
+    from filelock import FileLock
+
+    tags = {
+        str(Tag.DIGEST): candidate.digest,
+        str(Tag.PROFILE): decision.profile,
+        STATEMENT_TAG: statement,
+        VERDICT_TAG: decision.verdict,
+    }
+    with FileLock(books.state / "registry.lock"):
+        return books.registry.register(candidate.model_id, candidate.run_id, tags)
+
+
+def _not_rolled_back(books: Books, draft: Draft) -> None:
+    """A retry must not undo a rollback: the same decision crowns a version once."""
+    chain = [signed.entry for signed in books.ledger.chain()]
+    crowned = [entry for entry in chain if entry.operation == draft.operation]
+    current = books.ledger.champion(draft.model, draft.alias)
+    if crowned and draft.action != "refuse" and current is not None and current.operation != draft.operation:
+        problem = f"version {draft.version} was promoted by this decision at entry {crowned[-1].index} and replaced"
+        raise Conflict(problem, "Evaluate and decide again, or use `edit-r2 rollback --to VERSION`")
+
+
+def rollback(books: Books, reason: str, leaving: int | None = None, to: int | None = None) -> Signed:
+    """Make an earlier champion champion again, once its files are verified.
+
+    Args:
+        books: where everything is kept.
+        reason: why, in a sentence.
+        leaving: the version to leave, by default the present champion; a repetition after a crash names it, and is
+            answered with the entry that left it.
+        to: the version to restore, by default the champion before the one that is left.
+
+    Raises:
+        Conflict: another version than `leaving` is champion.
+        UserError: no such champion before, it was recalled, or its files no longer hold.
+    """
+    chain = books.ledger.chain()
+    now = champion(chain, books.registry.name, books.alias)
+    if now is None:
+        raise UserError("there is no champion to leave", "Promote a version first")
+    last = next(signed for signed in chain if signed.entry == now)
+    if leaving is not None and now.version != leaving:
+        if now.action == "rollback" and _left(chain, now.expected) == leaving:
+            project(books)
+            return last
+        raise Conflict(f"version {now.version} is champion, not {leaving}", "See `edit-r2 history`")
+    target = _earlier(chain, books, now.version, to)
+    if target.version in recalled(chain, books.registry.name):
+        raise UserError(f"version {target.version} was recalled", "Choose another with --to")
+    verify_model(books, books.registry.version(target.version).model_id, target.model_digest, str(target.statement))
+    change = {"action": "rollback", "expected": now.model_digest, "actor": books.actor, "reason": reason}
+    fields = target.model_dump(include=set(Draft.model_fields)) | change | {"approval": None}
+    entry = books.ledger.append(Draft.model_validate(fields))
+    project(books)
+    return entry
+
+
+def _left(chain: list[Signed], digest: str | None) -> int | None:
+    """Version of the model with this digest."""
+    return next((signed.entry.version for signed in reversed(chain) if signed.entry.model_digest == digest), None)
+
+
+def _earlier(chain: list[Signed], books: Books, leaving: int, to: int | None) -> Draft:
+    """The entry that crowned the version to restore: `to`, or the newest one before that was not itself left since."""
+    reigns: list[Draft] = []
+    for signed in chain:
+        if signed.entry.alias == books.alias and signed.entry.model == books.registry.name:
+            if signed.entry.action in ("promote", "override"):
+                reigns.append(signed.entry)
+            elif signed.entry.action == "rollback":
+                reigns = _until(reigns, signed.entry)
+    wanted = [entry for entry in reigns if entry.version != leaving and (to is None or entry.version == to)]
+    if not wanted:
+        what = f"version {to} was never champion" if to else "there is no champion before this one"
+        raise UserError(what, "See `edit-r2 history`")
+    return wanted[-1]
+
+
+def _until(reigns: list[Draft], back: Draft) -> list[Draft]:
+    """Reigns that a rollback leaves behind it: everything up to the version that it restored."""
+    last = max(index for index, entry in enumerate(reigns) if entry.version == back.version)
+    return reigns[: last + 1]
+
+
+def recall(books: Books, version: int, reason: str) -> Signed:
+    """Mark a version as recalled, with the reason; whoever looks at it sees it, and no rollback restores it."""
+    found = books.registry.version(version)
+    draft = Draft(
+        action="recall",
+        model=books.registry.name,
+        alias=books.alias,
+        version=version,
+        model_digest=found.tags[Tag.DIGEST],
+        actor=books.actor,
+        reason=reason,
+        statement=found.tags.get(STATEMENT_TAG),
+    )
+    entry = books.ledger.append(draft)
+    books.registry.tag(version, RECALLED_TAG, entry.entry.reason)
+    project(books)
+    return entry
+
+
+def project(books: Books) -> int | None:
+    """Set MLflow's alias to what the ledger says, read it back, and repeat until both agree; the champion's version.
+
+    Two processes may project at once, and the slower may write what the ledger no longer says. Each therefore looks at
+    the ledger again after it wrote, so the last one to write has seen the newest entry.
+    """
+    registry = books.registry
+    while True:
+        chain = books.ledger.chain()
+        now = champion(chain, registry.name, books.alias)
+        number = now.version if now else None
+        if chain and (registry.head() or (-1, ""))[0] < len(chain) - 1:
+            registry.anchor(len(chain) - 1, chain[-1].hash)
+        if registry.alias(books.alias) != number:
+            registry.point(books.alias, number)
+        if len(books.ledger.chain()) == len(chain) and registry.alias(books.alias) == number:
+            return number
+
+
+def history(books: Books) -> list[Signed]:
+    """Every entry about this model, the oldest first, with the chain checked."""
+    return [signed for signed in books.ledger.chain() if signed.entry.model == books.registry.name]
