@@ -61,14 +61,14 @@ def combine(
     if not guidance.uses_text or no_text is None:
         return cond
     mixed = no_text + guidance.text * (cond - no_text)
-    images = guidance.uses_image and no_image is not None
-    if guidance.renorm != "text_channel" and images:
-        mixed = no_image + guidance.image * (mixed - no_image)
+    images = no_image if guidance.uses_image else None
+    if guidance.renorm != "text_channel" and images is not None:
+        mixed = images + guidance.image * (mixed - images)
     if guidance.renorm == "global":
         ratio = _picture_norm(cond, group) / (_picture_norm(mixed, group) + 1e-8)
     else:
         ratio = _token_norm(cond) / (_token_norm(mixed) + 1e-8)
     mixed = mixed * ratio.clamp(guidance.renorm_min, 1.0)
-    if guidance.renorm == "text_channel" and images:
-        mixed = no_image + guidance.image * (mixed - no_image)
+    if guidance.renorm == "text_channel" and images is not None:
+        mixed = images + guidance.image * (mixed - images)
     return torch.where(guidance.acts(t).unsqueeze(-1), mixed, cond)

@@ -77,7 +77,8 @@ class MoTAttention(nn.Module):
     def __init__(self, config: Qwen2Config) -> None:
         super().__init__()
         width = config.hidden_size
-        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = config.num_key_value_heads or self.heads
         self.head_dim = getattr(config, "head_dim", None) or width // self.heads
         for suffix in ("", "_moe_gen"):
             for name, heads in (("q", self.heads), ("k", self.kv_heads), ("v", self.kv_heads)):

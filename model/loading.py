@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
@@ -82,7 +82,7 @@ def load_vae(folder: Path, dtype: str | torch.dtype | None = None, device: str =
     stored = Checkpoint(folder / "ae.safetensors")
     with torch.device("meta"):
         vae = official_vae(folder)
-    levels = len(vae.config.block_out_channels)
+    levels = len(vae.config["block_out_channels"])
     renamed = {vae_key(name, levels): vae_shape(name, shape) for name, shape in stored.shapes.items()}
     check(shapes_of(vae), renamed, str(stored.path))
     kind = to_dtype(dtype)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,10 @@ class EditModel(PreTrainedModel):
     config: EditConfig
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules: ClassVar[list[str]] = ["MoTLayer", "SiglipEncoderLayer"]
+    _no_split_modules = [  # noqa: RUF012 (declared so by the base class)
+        "MoTLayer",
+        "SiglipEncoderLayer",
+    ]
 
     def __init__(self, config: EditConfig) -> None:
         super().__init__(config)

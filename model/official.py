@@ -9,7 +9,7 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from data.errors import UserError
@@ -65,7 +65,7 @@ def official_config(folder: Path, shapes: Mapping[str, Shape]) -> tuple[EditConf
     named = {**general, **extra.get("bagel", {})}
     vae = vae_numbers(folder)
     vit["num_hidden_layers"] = int(vit["num_hidden_layers"]) - 1  # the released model runs one layer less than it says
-    sides = {
+    sides: dict[str, Any] = {
         "max_latent_size": _side(shapes, "latent_pos_embed.pos_embed"),
         "vit_max_num_patch_per_side": _side(shapes, "vit_pos_embed.pos_embed"),
     }

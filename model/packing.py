@@ -70,8 +70,9 @@ class PackedBatch:
 
     def to(self, device: str | torch.device) -> PackedBatch:
         """The same batch on another device (the mask is built again there)."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "mask"}
-        return PackedBatch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **{**moved, "mask": None})
 
     @property
     def guided(self) -> bool:

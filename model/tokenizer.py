@@ -79,7 +79,7 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
 def decode_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]]) -> list[str]:
     """Texts of plain ids; framing and padding ids are skipped."""
     frame = {v for k, v in tokenizer.get_vocab().items() if k in {BOS, EOS, SOI, EOI, PAD}}
-    return [tokenizer.decode([i for i in row if i not in frame]).strip() for row in ids]
+    return [str(tokenizer.decode([i for i in row if i not in frame])).strip() for row in ids]
 
 
 def allowed_words(tokenizer: PreTrainedTokenizerBase, rows: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,18 @@ from transformers.activations import ACT2FN
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 
+def patch_side(config: SiglipVisionConfig) -> int:
+    """Pixels per patch side; patches are square."""
+    side: Any = config.patch_size
+    return int(side)
+
+
 class PatchEmbeddings(nn.Module):
     """Patch vectors (row in patch, column in patch, channel) through a linear layer, plus learned positions."""
 
     def __init__(self, config: SiglipVisionConfig, positions: int) -> None:
         super().__init__()
-        self.patch_embedding = nn.Linear(config.num_channels * config.patch_size**2, config.hidden_size)
+        self.patch_embedding = nn.Linear(config.num_channels * patch_side(config) ** 2, config.hidden_size)
         self.position_embedding = nn.Embedding(positions, config.hidden_size)
 
     def forward(self, patches: Tensor, ids: Tensor) -> Tensor:
@@ -110,4 +117,5 @@ class TimeEmbedder(nn.Module):
         half = self.channels // 2
         rate = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
         angles = t.float()[:, None] * rate
-        return self.mlp(torch.cat((angles.cos(), angles.sin()), -1).to(self.mlp[0].weight.dtype))
+        weight: Any = self.mlp[0].weight
+        return self.mlp(torch.cat((angles.cos(), angles.sin()), -1).to(weight.dtype))
