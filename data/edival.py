@@ -1,7 +1,7 @@
-"""Sessions from and to other published formats: EdiVal's CSV both ways, MagicBrush's parquet inwards.
+"""Sessions from and to EdiVal's CSV.
 
-Both become rows of the MICE form and pass the same checks, so their defects reach the same quarantine. Neither states
-standing constraints or references, so these sessions have no track.
+They become rows of the MICE form and pass the same checks, so their defects reach the same quarantine. EdiVal states no
+standing constraints and makes no references, so these sessions have no track.
 """
 
 import ast

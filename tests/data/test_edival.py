@@ -1,4 +1,4 @@
-"""EdiVal's CSV and MagicBrush's parquet: own rows in their published columns."""
+"""EdiVal's CSV: own rows in its published columns."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data.edival import read_edival, write_edival
 from data.errors import UserError
-from data.formats import read_edival, write_edival
 from data.mice import read_mice
 
 FIXTURE = Path(__file__).with_name("published.jsonl")
