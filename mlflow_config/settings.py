@@ -22,6 +22,7 @@ class Tag(StrEnum):
     MODEL_NAME = "edit_r2.model_name"  # base, sft or rl
     DATASET = "edit_r2.dataset"  # DVC hash of the dataset that a run built
     VALIDATION = "edit_r2.validation"  # passed or failed: the expectations of a data set
+    DECISION = "edit_r2.decision"  # JSON: what became of the candidate of a retraining
     RESULT = "edit_r2.result"  # JSON: what the stage hands on
     FAILURE = "edit_r2.failure"  # one line
     FLOW_RUN = "prefect.flow_run_id"

@@ -140,8 +140,9 @@ def _bars(found: Sheets, group: str, metric: str, keys: Sequence[str], label: st
         heights = [mean(sheet["summary"], group, key, metric) or 0.0 for key in keys]
         places = [place + (index - (len(found) - 1) / 2) * width for place in range(len(keys))]
         axes.bar(places, heights, width, label=name, color=COLOURS.get(name))
-    rotated = {"rotation": 20, "ha": "right"} if max(map(len, keys)) > 4 else {}
-    axes.set_xticks(range(len(keys)), [key.replace("_", " ") for key in keys], **rotated)
+    axes.set_xticks(range(len(keys)), [key.replace("_", " ") for key in keys])
+    if max(map(len, keys)) > 4:
+        axes.tick_params("x", rotation=20)
     axes.set(ylim=(0, 1), xlabel=label, ylabel=metric)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from data.errors import UserError
-from mlflow_config.settings import RETRAIN, Tag, experiment, stage_tag
+from mlflow_config.settings import Tag, experiment, stage_tag
 from tasks import identity
 from tasks.recording import ActiveRun, Spec, client, result
 from tasks.settings import settings
@@ -37,7 +37,6 @@ __all__ = [
     "find",
     "only_reuse",
     "result",
-    "retraining",
     "stage",
     "sweep",
 ]
@@ -204,8 +203,3 @@ def sweep(profile: str) -> list[str]:
             client().set_terminated(run.info.run_id, "KILLED")
             closed.append(str(run.info.run_id))
     return closed
-
-
-def retraining(profile: str, fingerprint: str) -> Spec:
-    """Spec of the parent run."""
-    return Spec(RETRAIN, profile, fingerprint)

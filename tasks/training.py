@@ -14,6 +14,7 @@ from tasks import building, identity, models, progress, tracking
 from tasks.datasets import Dataset
 from tasks.models import ModelRecord
 from tasks.parameters import Parameters, flat
+from tasks.settings import settings
 from tasks.work import work
 
 Report = Callable[[int, dict[str, float]], None]
@@ -144,6 +145,7 @@ def _run(plan: Plan, profile: str, parent_run: str | None) -> ModelRecord:
             folder = plan.train(run.folder / "model", _reporter(run, advance))
         run.flush()
         made = models.log(run, folder, plan.name, plan.parent.model_id if plan.parent else None, _flat(plan))
+        _attest(made, folder, plan)
         run.finish(asdict(made))
     models.adopt(folder, made.digest)
     shutil.rmtree(run.folder, ignore_errors=True)  # checkpoints; the model itself is stored and cached
@@ -156,6 +158,14 @@ def _describe(run: tracking.ActiveRun, plan: Plan) -> None:
         building.record_input(run, plan.sessions, "training")
     if plan.parent:
         run.model_input(plan.parent.model_id)
+
+
+def _attest(made: ModelRecord, folder: Path, plan: Plan) -> None:
+    """Sign where the model comes from, while the run that made it is still open."""
+    from tasks.attestation import attest
+    from tasks.books import open_books
+
+    attest(open_books(), made, folder, plan.sections, settings().root)
 
 
 def _flat(plan: Plan) -> dict[str, Any]:

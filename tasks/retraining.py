@@ -1,0 +1,97 @@
+"""A retraining as a whole: its parent run in MLflow, and what it came to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlflow_config.settings import RETRAIN, Stage
+from tasks import identity, progress, report, tracking
+from tasks.candidacy import Promotion
+from tasks.evaluation import Evaluation
+from tasks.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """The outcome of a retraining."""
+
+    profile: str
+    run_id: str
+    experiment_id: str
+    evaluations: tuple[Evaluation, ...]
+    promotion: Promotion
+
+    @property
+    def where(self) -> str:
+        """Where to look at it."""
+        return report.where_to_look(self.experiment_id, self.run_id)
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        sheets = report.sheets(self.evaluations)
+        return {
+            "profile": self.profile,
+            "run_id": self.run_id,
+            "models": {found.name: found.model_id for found in self.evaluations},
+            "scores": {name: sheet["summary"] for name, sheet in sheets.items()},
+            "promotion": self.promotion.as_json(),
+            "where": self.where,
+        }
+
+
+@contextmanager
+def tracked(parameters: Parameters) -> Iterator[tracking.ActiveRun]:
+    """The parent run of a retraining with these parameters and this code; runs that died here before are closed."""
+    for run_id in tracking.sweep(parameters.profile):
+        progress.say(f"[yellow]closed[/yellow] run {run_id}, whose process died")
+    code = identity.sha256(identity.canonical({stage: identity.code_digest(stage) for stage in identity.ENTRIES}))
+    spec = tracking.Spec(RETRAIN, parameters.profile, identity.fingerprint(RETRAIN, parameters, code=code))
+    with tracking.stage(spec) as run:
+        yield run
+
+
+def conclude(
+    run: tracking.ActiveRun, parameters: Parameters, scores: Sequence[Evaluation], decision: Promotion
+) -> Retraining:
+    """Write the report, put the outcome on record, and return it."""
+    made = Retraining(parameters.profile, run.run_id, run.experiment_id, tuple(scores), decision)
+    handed_on = {
+        "models": {found.name: found.model_id for found in scores},
+        "evaluations": [asdict(found) for found in scores],
+        "promotion": decision.as_json(),
+    }
+    if not run.reused:
+        _publish(run, made)
+        run.finish(handed_on)
+    _summarise(made)
+    return made
+
+
+def _publish(run: tracking.ActiveRun, made: Retraining) -> None:
+    git = identity.git()
+    facts = {
+        "profile": made.profile,
+        "commit": f"{git.commit or 'unknown'}{' (with uncommitted changes)' if git.dirty else ''}",
+        "MLflow run": made.run_id,
+        "model": made.promotion.model_id,
+        "decision": made.promotion.decision or "–",
+        **{f"scores of {found.name}": found.digest for found in made.evaluations},
+    }
+    page = report.page(made.profile, made.evaluations, made.promotion.line, made.promotion.details, facts)
+    run.text(page, "report.html")
+    for found in made.evaluations:
+        summary = found.scores()["summary"]
+        values = {f"{found.name}/{name}": report.mean(summary, name) for name in (*report.METRICS, "session_success")}
+        run.report(0, {name: value for name, value in values.items() if value is not None})
+
+
+def _summarise(made: Retraining) -> None:
+    """The markdown page of the flow run in Prefect."""
+    from prefect.artifacts import create_markdown_artifact
+
+    sheets = report.sheets(made.evaluations)
+    text = report.markdown(made.profile, sheets, made.promotion.line, made.promotion.reasons)
+    create_markdown_artifact(key=f"{Stage.PROMOTE}-{made.profile}", markdown=text, description="What it came to")
