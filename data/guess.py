@@ -10,7 +10,7 @@ from typing import Final
 from data.schema import EditType
 from data.slots import Slots, parse
 
-_COLOUR: Final = "red|orange|yellow|green|blue|purple|pink|brown|black|white|gray|grey|gold|silver|cyan|teal|navy|beige|maroon|violet"
+_COLOUR: Final = "red|orange|yellow|green|blue|purple|pink|brown|black|white|gray|grey|gold|silver|cyan|teal|violet"
 _MATERIAL: Final = (
     "wood|wooden|metal|plastic|glass|stone|leather|paper|fabric|cotton|silk|wool|ceramic|marble|rubber|concrete|brick"
 )
