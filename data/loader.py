@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from data.render import Pixels, render
 from data.sampling import random_scene, random_text
 from data.scenes import Scene, World
 from data.schema import Session
+from data.synthesis import held_out_pairs, single_turns
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused before they are decoded."""
@@ -40,23 +42,25 @@ class Example:
 class SessionFolder:
     """The sessions of one split of a built folder, by position; pictures are read when asked for.
 
-    With `targets=False` only the source picture is loaded: uint8 (1, H, W, 3). Only lines and an index of picture paths
-    stay in memory, with up to `CACHED_GROUPS` row groups of encoded pictures.
+    With `targets=False` only the source picture is loaded: uint8 (1, H, W, 3). Only offsets and an index of paths stay
+    in memory, with up to `CACHED_GROUPS` row groups of encoded pictures.
     """
 
     folder: Path
     split: str
     targets: bool = True
-    _lines: list[str] = field(init=False, repr=False)
+    _offsets: list[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         path = self.folder / f"{self.split}.jsonl"
         if not path.is_file():
             raise UserError(f"{path} does not exist", REBUILD)
-        self._lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open("rb") as file:
+            lengths = [len(line) for line in file]
+        self._offsets = [0, *itertools.accumulate(lengths)]
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._offsets) - 1
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
@@ -68,10 +72,14 @@ class SessionFolder:
 
     def session(self, index: int) -> Session:
         """One session without its pictures."""
+        line = range(len(self))[index]
+        path = self.folder / f"{self.split}.jsonl"
         try:
-            return Session.from_row(json.loads(self._lines[index]))
+            with path.open("rb") as file:
+                file.seek(self._offsets[line])
+                return Session.from_row(json.loads(file.readline()))
         except ValueError as error:
-            where = f"{self.folder / self.split}.jsonl line {range(len(self))[index] + 1}"
+            where = f"{path} line {line + 1}"
             raise UserError(f"{where} is not a session: {str(error).splitlines()[0]}", REBUILD) from error
 
     def sessions(self) -> Iterator[Session]:
@@ -132,15 +140,27 @@ def render_scenes(world: World, count: int, seed: int) -> Pixels:
     Letters are the finest detail of a scene, so they are shown more often than sessions show them.
     """
     rng = random.Random(f"scenes/{world.name}/{seed}")
-    return render([_with_signs(rng, world) for _ in range(count)], world)
+    banned = held_out_pairs(world)
+    return render([_with_signs(rng, world, banned) for _ in range(count)], world)
 
 
-def _with_signs(rng: random.Random, world: World) -> Scene:
-    scene = random_scene(rng, world, (0, world.cells), sign_chance=0.0)
+def _with_signs(rng: random.Random, world: World, banned: frozenset[tuple[str, str]]) -> Scene:
+    scene = random_scene(rng, world, (0, world.cells), 0.0, banned)
     for cell in scene.occupied():
         if rng.random() < 0.25:
             scene = scene.place(cell, world.sign(random_text(rng, world), rng.choice(tuple(world.colours))))
     return scene
+
+
+def render_single_turns(world: World, count: int, seed: int) -> list[Example]:
+    """Single-turn examples for pre-training: every edit type equally often, instructions that need no memory.
+
+    Nothing held out is shown. Example k of a seed is the same whatever `count` is.
+    """
+    single = list(itertools.islice(single_turns(world, seed), count))
+    blocks = [one.scene for one in single if one.scene is not None]
+    images = render([scene for block in blocks for scene in (block.source, *block.targets)], world)
+    return [Example(one, images[2 * index : 2 * index + 2]) for index, one in enumerate(single)]
 
 
 def _open(path: Path) -> pq.ParquetFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import zlib
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from data.references import KINDS
 from data.sampling import random_scene
 from data.scenes import Scene, World
 from data.schema import EditType, Need, SceneBlock, Session, Track, Turn
-from data.writer import Written, write_cm_turn, write_cu_turn
+from data.writer import Written, write_cm_turn, write_cu_turn, write_plain_turn
 
 SPLITS = ("train", "validation", "test")
 ATTEMPTS = 200
@@ -78,6 +79,18 @@ def session(recipe: Recipe, index: int) -> Session:
     raise ValueError(f"no {track} session fits the world {recipe.world.name} with {turns} turns and {lead}")
 
 
+def single_turns(world: World, seed: int) -> Iterator[Session]:
+    """Sessions of one turn without rules or references, edit types in turn, without end; nothing held out is shown."""
+    recipe = Recipe(world, "train", seed, (1, 1), (1, world.cells - 3))
+    for index, edit_type in enumerate(itertools.cycle(EditType)):
+        rng = random.Random(f"{world.name}/single/{seed}/{index}")
+        line = None
+        while line is None:
+            history = History.start(world, source_scene(recipe, rng))
+            line = write_plain_turn(history, rng, edit_type, held_out_pairs(world))
+        yield _session(recipe, index, None, history, [line])
+
+
 def source_scene(recipe: Recipe, rng: random.Random) -> Scene:
     """A random source whose checksum lies in the split's buckets."""
     banned = frozenset() if recipe.held_out else held_out_pairs(recipe.world)
@@ -137,7 +150,7 @@ def _needs_memory(lines: list[Written], turns: int, lead: str) -> bool:
     return turns == 1 or any(need.name == lead and need.stated < turn for need, turn in needs)
 
 
-def _session(recipe: Recipe, index: int, track: Track, history: History, lines: list[Written]) -> Session:
+def _session(recipe: Recipe, index: int, track: Track | None, history: History, lines: list[Written]) -> Session:
     held_out = {tag for line in lines for tag in line.held_out} if recipe.held_out else set()
     held_out |= {f"pair:{kind} {colour}" for kind, colour in _shown(history) & held_out_pairs(recipe.world)}
     block = SceneBlock.model_construct(

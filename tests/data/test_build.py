@@ -1,0 +1,111 @@
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.build import BenchmarkConfig, SessionsConfig, build, main
+from data.errors import UserError
+from data.loader import SessionFolder, decode, render_scenes, render_single_turns
+from data.readback import read
+from data.scenes import TINY
+from data.schema import EditType
+
+CONFIG = SessionsConfig(train=70, validation=5)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return build(CONFIG, tmp_path_factory.mktemp("built") / "tiny", "sessions/tiny")
+
+
+def test_same_parameters_same_bytes(folder, tmp_path):
+    assert digests(build(CONFIG, tmp_path / "again", "sessions/tiny")) == digests(folder)
+    other = digests(build(replace(CONFIG, validation=6), tmp_path / "other", "sessions/tiny"))
+    same = {name for name, digest in digests(folder).items() if other.get(name) == digest}
+    assert {"train.jsonl", "images-train-00000.parquet", "vocabulary.json", "world.json"} <= same
+    assert "validation.jsonl" not in same
+
+
+def test_pictures_show_the_scenes(folder):
+    data = SessionFolder(folder, "train")
+    assert len(data) == 70
+    for index in (0, 33, 69, -1):
+        session, images = data[index].session, data[index].images
+        assert images.shape == (len(session.turns) + 1, 48, 48, 3)
+        assert read(images, TINY) == [session.scene.source, *session.scene.targets]
+    assert len(SessionFolder(folder, "validation", targets=False)[0].images) == 1
+    assert [one.session.id for one in data] == [one.id for one in data.sessions()]
+
+
+def test_card_counts_everything(folder):
+    card = json.loads((folder / "card.json").read_text())
+    turns = sum(len(one.turns) for one in SessionFolder(folder, "train").sessions())
+    train = card["splits"]["train"]
+    assert train["sessions"] == 70 and train["turn_count"] == turns == sum(train["edit type"].values())
+    assert sum(train["distance"].values()) == turns and (folder / "grid.png").stat().st_size > 1000
+    assert "| count_change |" in (folder / "card.md").read_text()
+
+
+def full_disk(path, value):
+    raise OSError(28, "No space left")
+
+
+def test_a_failed_build_leaves_the_old_folder(tmp_path, monkeypatch):
+    out = build(replace(CONFIG, train=2, validation=0), tmp_path / "set", "sessions/tiny")
+    before = digests(out)
+    monkeypatch.setattr(
+        "data.build._write_json", lambda path, value: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
+    with pytest.raises(UserError, match="No space left"):
+        build(replace(CONFIG, train=3, validation=0), out, "sessions/tiny")
+    assert digests(out) == before and [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_damage_is_named(folder, tmp_path):
+    data = SessionFolder(folder, "train")
+    with pytest.raises(UserError, match="leaves the folder"):
+        data.picture("../secret.png")
+    with pytest.raises(UserError, match="no shard holds"):
+        data.picture("images/train/000099/0.png")
+    with pytest.raises(UserError, match="not a readable picture"):
+        decode(b"no picture", "here")
+    with pytest.raises(UserError, match="does not exist"):
+        SessionFolder(tmp_path, "train")
+    (tmp_path / "train.jsonl").write_text('{"image": "x.png"}\n')
+    with pytest.raises(UserError, match=r"train\.jsonl line 1"):
+        SessionFolder(tmp_path, "train").session(0)
+
+
+def test_command(tmp_path, capsys):
+    params = tmp_path / "params.yaml"
+    params.write_text("profiles: {p: {benchmark: {world: tiny, test: 3}, sessions: {train: 2, turns: [2, 9]}}}\n")
+    assert main(["benchmark", "--profile", "p", "--params", str(params), "--out", str(tmp_path / "b")]) == 0
+    assert len(SessionFolder(tmp_path / "b", "test")) == 3
+    assert main(["sessions", "--profile", "p", "--params", str(params), "--out", str(tmp_path / "s")]) == 2
+    assert "out of range" in capsys.readouterr().err and not (tmp_path / "s").exists()
+    assert main(["sessions", "--profile", "q", "--params", str(params)]) == 2
+
+
+def test_benchmark_defaults():
+    assert (BenchmarkConfig().test, BenchmarkConfig().train, BenchmarkConfig().turns) == (96, 0, (2, 6))
+
+
+def test_single_turns_cover_all_types():
+    examples = render_single_turns(TINY, 18, seed=4)
+    assert [one.session.turns[0].task_type for one in examples] == [*EditType, *EditType]
+    assert all(len(one.images) == 2 and (one.images[0] != one.images[1]).any() for one in examples)
+    again = render_single_turns(TINY, 3, seed=4)
+    assert [one.session for one in again] == [one.session for one in examples[:3]]
+
+
+def test_render_scenes_repeats():
+    first = render_scenes(TINY, 20, seed=1)
+    assert first.shape == (20, 48, 48, 3) and np.array_equal(first, render_scenes(TINY, 20, seed=1))
+    assert not np.array_equal(first, render_scenes(TINY, 20, seed=2))
