@@ -153,19 +153,18 @@ def _session(line: bytes, where: str) -> tuple[dict[str, Any], Session | None]:
 
 
 def _unexplained(session: Session) -> str | None:
-    """Turns that list no object to keep although the scene holds one that they do not touch.
+    """Turns that list no object to keep although the source holds one that no turn so far touched.
 
-    An empty list is a typed absence (consistency does not apply) only where nothing else is there. Photographs have no
-    scene to compare with, so their empty lists stand as published.
+    An empty list is a typed absence (consistency does not apply) only where nothing is left as it was. Photographs have
+    no scene to compare with, so their empty lists stand as published.
     """
     if session.scene is None:
         return None
-    before = (session.scene.source, *session.scene.targets)
-    turns = [
-        str(k + 1)
-        for k, turn in enumerate(session.turns)
-        if not turn.unchanged_objects and set(before[k].occupied()) - set(session.scene.touched[k])
-    ]
+    left, turns = set(session.scene.source.occupied()), []
+    for number, (turn, touched) in enumerate(zip(session.turns, session.scene.touched, strict=True), start=1):
+        left -= set(touched)
+        if left and not turn.unchanged_objects:
+            turns.append(str(number))
     return f"turn {', '.join(turns)}: objects stay, but unchanged_objects is empty" if turns else None
 
 

@@ -192,3 +192,24 @@ def test_an_empty_build_fails(tmp_path):
     folder.mkdir(parents=True)
     report = validate(Dataset("sessions", "tiny", folder, "x", "", 0, {}))
     assert not report.success
+
+
+def test_rendered_sessions_must_list_what_stays(tmp_path):
+    from data.build import SessionsConfig
+    from data.build import build as render
+
+    folder = tmp_path / "sessions" / "tiny"
+    folder.parent.mkdir()
+    render(SessionsConfig(world="tiny", train=8, validation=4), folder, "sessions/tiny")
+    dataset = Dataset("sessions", "tiny", folder, "x", "", 12, {})
+    assert validate(dataset).success
+    lines = (folder / "train.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    damaged = next(number for number, entry in enumerate(rows) if entry["unchanged_objects"][0])
+    rows[damaged]["unchanged_objects"][0] = []
+    (folder / "train.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
+    found = failed(dataset)
+    assert list(found) == ["objects to keep are listed, or nothing else is there"]
+    assert found["objects to keep are listed, or nothing else is there"][0].startswith(
+        f"train.jsonl line {damaged + 1}: turn 1"
+    )
