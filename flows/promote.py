@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tasks import building, candidacy, evaluation, models, parameters
-from tasks.candidacy import Promotion
+from tasks import building, evaluation, models, parameters, promoting
+from tasks.promoting import Promotion
 
 
 @flow(name="promote", flow_run_name="promote-{model}")
@@ -24,4 +24,4 @@ def promote(profile: str, model: str, parent_run: str | None = None, reason: str
     scores = evaluation.evaluate(chosen, benchmark, candidate, parent_run)
     before = models.record(candidate.parent) if candidate.parent else None
     parent = evaluation.evaluate(chosen, benchmark, before, parent_run) if before else None
-    return candidacy.promote(chosen, benchmark, scores, parent, parent_run, reason)
+    return promoting.promote(chosen, benchmark, scores, parent, parent_run, reason)

@@ -9,9 +9,9 @@ from typing import Any
 
 from mlflow_config.settings import RETRAIN, Stage
 from tasks import identity, progress, report, tracking
-from tasks.candidacy import Promotion
 from tasks.evaluation import Evaluation
 from tasks.parameters import Parameters
+from tasks.promoting import Promotion
 
 
 @dataclass(frozen=True)
