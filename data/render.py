@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,11 +104,11 @@ def join_cells(patches: Pixels, world: World) -> Pixels:
     return np.ascontiguousarray(grid.transpose(0, 1, 3, 2, 4, 5)).reshape(-1, world.image_size, world.image_size, 3)
 
 
-def split_cells(images: Pixels, world: World) -> Pixels:
-    """(N, H, W, 3) -> (N, cells, c, c, 3), the inverse of `join_cells`."""
+def split_cells(images: NDArray[Any], world: World, channels: int = 3) -> NDArray[Any]:
+    """(N, H, W, channels) -> (N, cells, c, c, channels), the inverse of `join_cells`."""
     size = world.cell_size
-    grid = images.reshape(-1, world.rows, size, world.columns, size, 3)
-    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(-1, world.cells, size, size, 3)
+    grid = images.reshape(-1, world.rows, size, world.columns, size, channels)
+    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(-1, world.cells, size, size, channels)
 
 
 def _write_signs(patches: Pixels, scenes: Sequence[Scene], atlas: Atlas) -> None:
