@@ -56,7 +56,7 @@ def _origin(
 ) -> Origin:
     tags = run.data.tags
     return Origin(
-        name=made.name,  # type: ignore[arg-type] - pydantic checks it
+        name=made.name,  # type: ignore[arg-type]  # pydantic checks it
         profile=tags[Tag.PROFILE],
         stage=tags[Tag.STAGE],
         fingerprint=tags[Tag.FINGERPRINT],

@@ -1,137 +1,66 @@
-"""A candidate before the gates: scores of its champion and parent, evidence of its origin, decision, promotion."""
+"""From an evaluated model to an entry in the ledger: evidence, decision, promotion, in one call."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from mlflow_config.settings import Tag
-from tasks import datasets, evaluation, identity, models, tracking
-from tasks.datasets import Dataset
-from tasks.evaluation import Evaluation
-from tasks.failures import Refused
+from tasks import attestation
+from tasks.books import Books
+from tasks.decision import Decision
+from tasks.filing import file_decision
 from tasks.models import ModelRecord
-from tasks.parameters import Parameters
-from tasks.work import work
+from tasks.policy import Policy
+from tasks.promotion import Candidate, Outcome, promote
+from tasks.registry import STATEMENT_TAG
+from tasks.scores import Scores
 
 
 @dataclass(frozen=True)
-class Promotion:
-    """What became of a candidate. `verdict` is promoted, refused or unchanged (it was champion already)."""
+class Standing:
+    """What a decision is made from: scores on one benchmark, and the state of the data in DVC.
 
-    verdict: str
-    version: int
-    alias: str
-    model_id: str
-    champion: int | None
-    reasons: tuple[str, ...]
-    decision: str | None
-    details: str
-
-    @property
-    def line(self) -> str:
-        """One line for people."""
-        if self.verdict == "promoted":
-            return f"version {self.version} was promoted to {self.alias}"
-        if self.verdict == "unchanged":
-            return f"version {self.version} is {self.alias} already"
-        stays = f"version {self.champion} stays {self.alias}" if self.champion else "there is no champion"
-        return f"version {self.version} was refused; {stays}"
-
-    def as_json(self) -> dict[str, Any]:
-        """For machines, without the long text."""
-        return {key: value for key, value in asdict(self).items() if key != "details"}
-
-    def raise_for_refusal(self) -> None:
-        """Raise Refused unless the candidate is champion now."""
-        if self.verdict == "refused":
-            raise Refused(self.line, "; ".join(self.reasons) or "See the decision in MLflow")
-
-
-@work("promote")
-def promote(
-    parameters: Parameters,
-    benchmark: Dataset,
-    candidate: Evaluation,
-    parent: Evaluation | None,
-    parent_run: str | None = None,
-    reason: str = "retrained",
-) -> Promotion:
-    """Let the gates decide on a candidate and enter the decision into the ledger.
-
-    Args:
-        parameters: the profile; its policy, benchmark and evaluation count.
-        benchmark: what everybody is compared on; the champion is evaluated on it when it has not been yet.
-        candidate: scores of the model that stands for promotion.
-        parent: scores of the model that it was trained from; they stand in for a missing champion.
-        parent_run: MLflow run of the retraining, which gets the decision.
-        reason: why now, in a sentence.
+    `champion` are the scores of the present champion, taken on the same benchmark; `locked` and `pushed` tell, by
+    dataset name, the digest in dvc.lock and whether the remote holds it.
     """
-    from tasks import attestation, promotion
-    from tasks.books import open_books
-    from tasks.filing import file_decision
-    from tasks.policy import load_policy
 
-    policy = load_policy(parameters.profile)
-    books = open_books(alias=policy.alias)
-    model = models.record(candidate.model_id)
-    reigning = books.ledger.champion(books.registry.name, books.alias)
-    if reigning is not None and reigning.model_digest == model.digest:
-        promotion.project(books)
-        return Promotion("unchanged", reigning.version, books.alias, model.model_id, reigning.version, (), None, "")
-    champion = _champion_scores(parameters, benchmark, books, reigning, parent_run)
-    locked, pushed = _data_state(parameters.profile)
-    known = attestation.evidence(books, model, benchmark.digest, locked, pushed)
-    decision = file_decision(
-        books.shelf, policy, _scores(candidate), champion, known, _scores(parent) if parent else None
-    )
+    candidate: Scores
+    champion: Scores | None
+    parent: Scores | None
+    benchmark_digest: str
+    locked: Mapping[str, str]
+    pushed: Mapping[str, bool]
+
+
+def consider(
+    books: Books, policy: Policy, model: ModelRecord, standing: Standing, reason: str, override: bytes | None = None
+) -> Outcome:
+    """Decide about a model and enter the decision: it becomes champion, or its refusal is on record.
+
+    Raises:
+        Conflict: the champion changed meanwhile; evaluate it, and call again.
+        UserError: statement, files or override do not hold.
+    """
+    decision = assess(books, policy, model, standing)
     statement = attestation.statement_of(books, model.model_id)
-    standing = promotion.Candidate(model.model_id, model.run_id, model.digest, statement)
-    outcome = promotion.promote(books, standing, decision, reason)
-    verdict = "promoted" if outcome.promoted else "refused"
-    made = Promotion(
-        verdict=verdict,
-        version=outcome.version,
-        alias=books.alias,
-        model_id=model.model_id,
-        champion=reigning.version if reigning else None,
-        reasons=tuple(outcome.decision.reasons),
-        decision=outcome.decision_digest,
-        details=outcome.decision.markdown(),
-    )
-    if parent_run:
-        _keep(parent_run, made, outcome.decision.document().decode())
-    return made
+    candidate = Candidate(model.model_id, model.run_id, model.digest, statement)
+    return promote(books, candidate, decision, reason, override)
 
 
-def _champion_scores(
-    parameters: Parameters, benchmark: Dataset, books: Any, reigning: Any, parent_run: str | None
-) -> Any:
-    """Scores of the present champion on this benchmark; they are in MLflow already unless the benchmark is new."""
-    if reigning is None:
+def assess(books: Books, policy: Policy, model: ModelRecord, standing: Standing) -> Decision:
+    """Decide and keep the decision, without entering anything: what a dry run shows, what a person approves."""
+    known = attestation.evidence(books, model, standing.benchmark_digest, standing.locked, standing.pushed)
+    return file_decision(books.shelf, policy, standing.candidate, standing.champion, known, standing.parent)
+
+
+def champion_model(books: Books) -> ModelRecord | None:
+    """The model that is champion by the ledger, for evaluation on the present benchmark; None when there is none."""
+    entry = books.ledger.champion(books.registry.name, books.alias)
+    if entry is None:
         return None
-    found = models.record(books.registry.version(reigning.version).model_id)
-    named = ModelRecord("champion", found.model_id, found.digest, found.run_id, found.parent)
-    return _scores(evaluation.evaluate.fn(parameters, benchmark, named, parent_run))
+    version = books.registry.version(entry.version)
+    found = books.registry.client.get_logged_model(version.model_id)
+    return ModelRecord(found.name, version.model_id, entry.model_digest, version.run_id)
 
 
-def _scores(found: Evaluation) -> Any:
-    from tasks.scores import read_scores
-
-    return read_scores(found.path())
-
-
-def _data_state(profile: str) -> tuple[dict[str, str], dict[str, bool]]:
-    """By data set: the digest in dvc.lock, and whether the remote holds its files."""
-    names: Sequence[datasets.Name] = ("sessions", "benchmark")
-    found = {name: datasets.locked(profile, name) for name in names}
-    locked = {dataset.title: dataset.digest for dataset in found.values()}
-    return locked, {dataset.title: datasets.is_pushed(profile, name) for name, dataset in found.items()}
-
-
-def _keep(parent_run: str, made: Promotion, document: str) -> None:
-    client = tracking.client()
-    client.log_text(parent_run, document, "decision.json")
-    client.log_text(parent_run, made.details, "decision.md")
-    client.set_tag(parent_run, str(Tag.DECISION), identity.canonical(made.as_json())[:8000])
+__all__ = ["STATEMENT_TAG", "Standing", "assess", "champion_model", "consider"]

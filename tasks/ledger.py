@@ -65,7 +65,7 @@ class Draft(BaseModel):
     @property
     def operation(self) -> str:
         """Identity of the act: a repetition after a crash is the same act, whoever repeats it."""
-        return sha256(canonical(self.model_dump(exclude={"actor", "reason"})))
+        return sha256(canonical(self.model_dump(include=set(Draft.model_fields) - {"actor", "reason"})))
 
 
 class Entry(Draft):
@@ -174,14 +174,9 @@ class Ledger:
 def _already(chain: Sequence[Signed], draft: Draft) -> Signed | None:
     """The same act in the ledger, if nothing has undone it: a crowning counts only while it is the last one."""
     if draft.action not in CROWNING:
-        return next((found for found in chain if _same(found.entry, draft)), None)
+        return next((found for found in chain if found.entry.operation == draft.operation), None)
     last = next((found for found in reversed(chain) if _crowns(found.entry, draft.model, draft.alias)), None)
-    return last if last is not None and _same(last.entry, draft) else None
-
-
-def _same(entry: Entry, draft: Draft) -> bool:
-    own = Draft.model_validate(entry.model_dump(include=set(Draft.model_fields)))
-    return own.operation == draft.operation
+    return last if last is not None and last.entry.operation == draft.operation else None
 
 
 def _expect(current: Entry | None, draft: Draft) -> None:

@@ -9,7 +9,7 @@ import jsonschema
 import numpy as np
 import pytest
 import yaml
-from scoresets import BENCHMARK, broken, evidence, forgetter, identity, noise, score_set, skilled, tinter
+from tests.tasks.scoresets import BENCHMARK, broken, evidence, forgetter, identity, noise, score_set, skilled, tinter
 
 from data.errors import UserError
 from tasks.comparison import Slice, compare, holm

@@ -1,0 +1,198 @@
+"""Promotion: verified before it is entered, entered before it is shown, repeatable after a crash."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from tasks import lineage, promotion
+from tasks.approval import sign_approval
+from tasks.ledger import Conflict
+from tasks.models import digest
+from tasks.promotion import promote, rollback
+from tasks.registry import OVERRIDE_TAG, RECALLED_TAG, VERDICT_TAG
+from tasks.signing import load_identity
+from tests.tasks.houses import build_house, family, sqlite_template, stand
+from tests.tasks.scoresets import identity, skilled
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    return sqlite_template(tmp_path_factory.mktemp("mlflow"))
+
+
+@pytest.fixture
+def house(tmp_path, template):
+    return build_house(tmp_path, template)
+
+
+def crown(house, content, skill, seed):
+    model = family(house, content)
+    return model, promote(house.books, *stand(house, model, skilled(skill), seed), reason=f"{content} is better")
+
+
+def test_the_first_good_model_becomes_champion(house):
+    model, outcome = crown(house, "a", 0.7, 3)
+    books = house.books
+    assert outcome.promoted, outcome.decision.markdown()
+    assert books.registry.alias("champion") == outcome.version == 1
+    entry = books.ledger.champion("edit-r2", "champion")
+    assert (entry.action, entry.actor, entry.model_digest) == ("promote", "ada", model.digest)
+    statement = lineage.opened(entry.statement, books.shelf, books.trusted)
+    assert lineage.model_digest(statement) == model.digest
+    assert lineage.byproduct(statement, "gate-decision") == entry.decision
+    assert books.registry.version(1).tags[VERDICT_TAG] == "promote"
+
+
+def test_a_bad_model_is_refused_on_record_and_the_champion_stays(house):
+    crown(house, "a", 0.6, 3)
+    _, refused = crown(house, "b", 0.3, 4)
+    assert not refused.promoted
+    assert house.books.registry.alias("champion") == 1
+    last = promotion.history(house.books)[-1].entry
+    assert (last.action, last.version) == ("refuse", 2)
+    assert "floor" in refused.decision.markdown()
+
+
+def test_repeating_a_promotion_changes_nothing(house):
+    model = family(house, "a")
+    candidate, decision = stand(house, model, skilled(0.7))
+    first = promote(house.books, candidate, decision, "better")
+    again = promote(house.books, candidate, decision, "better")
+    assert (again.entry, again.version) == (first.entry, first.version)
+    assert len(promotion.history(house.books)) == 1
+    assert len(house.books.registry.versions()) == 1
+
+
+def test_a_decision_against_a_former_champion_is_refused(house):
+    early = family(house, "early")
+    candidate, decision = stand(house, early, skilled(0.7))
+    crown(house, "quick", 0.7, 4)
+    with pytest.raises(Conflict, match="another champion"):
+        promote(house.books, candidate, decision, "late")
+    quick = house.books.ledger.champion("edit-r2", "champion")
+    assert house.books.registry.alias("champion") == quick.version
+    assert quick.model_digest != early.digest
+
+
+def test_rollback_drill(house):
+    """Promote A, promote B, roll back: A again, bit for bit, and the history tells all three."""
+    a, first = crown(house, "a", 0.5, 3)
+    with house.books.registry.model_folder(a.model_id) as folder:
+        before = digest(folder)
+    _, second = crown(house, "b", 0.9, 4)
+    assert second.promoted, second.decision.markdown()
+    assert house.books.registry.alias("champion") == second.version
+    entry = rollback(house.books, "b drifts on real pictures", leaving=second.version)
+    again = rollback(house.books, "b drifts on real pictures", leaving=second.version)
+    assert again == entry, "a repetition after a crash must not roll back twice"
+    assert house.books.registry.alias("champion") == first.version
+    version = house.books.registry.version(first.version)
+    with house.books.registry.model_folder(version.model_id) as folder:
+        assert digest(folder) == before == a.digest
+    told = [(s.entry.action, s.entry.version, s.entry.actor, s.entry.reason) for s in promotion.history(house.books)]
+    assert told == [
+        ("promote", 1, "ada", "a is better"),
+        ("promote", 2, "ada", "b is better"),
+        ("rollback", 1, "ada", "b drifts on real pictures"),
+    ]
+    with pytest.raises(UserError, match="no champion before"):
+        rollback(house.books, "further back")
+
+
+def test_a_retried_promotion_does_not_undo_a_rollback(house):
+    crown(house, "a", 0.5, 3)
+    candidate, decision = stand(house, family(house, "b"), skilled(0.9), 4)
+    promote(house.books, candidate, decision, "better")
+    rollback(house.books, "worse in practice")
+    with pytest.raises(Conflict, match="replaced"):
+        promote(house.books, candidate, decision, "better")
+    assert house.books.registry.alias("champion") == 1
+
+
+def test_rollback_verifies_files_first(house):
+    a, _ = crown(house, "a", 0.5, 3)
+    crown(house, "b", 0.9, 4)
+    with house.books.registry.model_folder(a.model_id) as folder:
+        weights = Path(folder) / "model.safetensors"
+        weights.write_bytes(weights.read_bytes().replace(b"rl", b"xx", 1))
+    with pytest.raises(UserError, match=r"model\.safetensors .* differs"):
+        rollback(house.books, "b is bad")
+    assert house.books.registry.alias("champion") == 2
+
+
+@pytest.mark.parametrize("change", ["alter", "add", "remove"])
+def test_altered_files_are_not_promoted(house, change):
+    model = family(house, "a")
+    candidate, decision = stand(house, model, skilled(0.7))
+    with house.books.registry.model_folder(model.model_id) as folder:
+        if change == "alter":
+            (folder / "vae" / "config.json").write_text("{ }")
+        elif change == "add":
+            (folder / "extra.py").write_text("print()")
+        else:
+            (folder / "vae" / "config.json").unlink()
+    with pytest.raises(UserError, match="differs from its statement"):
+        promote(house.books, candidate, decision, "better")
+    assert promotion.history(house.books) == []
+
+
+def test_a_decision_of_another_model_is_not_accepted(house):
+    good, bad = family(house, "good"), family(house, "bad")
+    _, decision = stand(house, good, skilled(0.8))
+    candidate, _ = stand(house, bad, identity)
+    with pytest.raises(UserError, match="not about this model"):
+        promote(house.books, candidate, decision, "swapped")
+    forged = decision.model_copy(update={"model_digest": bad.digest})
+    house.books.shelf.put(forged.document())
+    with pytest.raises(UserError, match="cannot be made again"):
+        promote(house.books, candidate, forged, "forged")
+
+
+def test_an_override_needs_a_person_a_reason_and_an_end(house):
+    books = house.books
+    model = family(house, "a")
+    candidate, decision = stand(house, model, skilled(0.42))
+    assert not decision.promote
+    person = load_identity(books.keys, "grace")
+    words = "needed for the demonstration on Friday"
+    with pytest.raises(UserError, match="sentence"):
+        sign_approval("override", decision.digest, person, "ok", timedelta(days=1))
+    with pytest.raises(UserError, match="30 days"):
+        sign_approval("override", decision.digest, person, words, timedelta(days=90))
+    own = sign_approval("override", decision.digest, books.identity, words, timedelta(days=1))
+    other = sign_approval("override", "0" * 64, person, words, timedelta(days=1))
+    wrong_kind = sign_approval("approve", decision.digest, person, words, timedelta(days=1))
+    stranger = sign_approval("override", decision.digest, load_identity(house.root, "eve"), words, timedelta(days=1))
+    for envelope in (own, other, wrong_kind, stranger, b"yes"):
+        with pytest.raises(UserError):
+            promote(books, candidate, decision, "try", override=envelope)
+    outcome = promote(
+        books, candidate, decision, "try", sign_approval("override", decision.digest, person, words, timedelta(days=1))
+    )
+    assert outcome.promoted
+    assert outcome.entry.entry.action == "override"
+    assert "grace" in books.registry.version(outcome.version).tags[OVERRIDE_TAG]
+    assert books.shelf.get(outcome.entry.entry.approval)
+
+
+def test_a_recalled_version_is_marked_and_not_restored(house):
+    crown(house, "a", 0.5, 3)
+    crown(house, "b", 0.9, 4)
+    promotion.recall(house.books, 1, "a session was withdrawn")
+    promotion.recall(house.books, 1, "a session was withdrawn")
+    assert [s.entry.action for s in promotion.history(house.books)] == ["promote", "promote", "recall"]
+    assert house.books.registry.version(1).tags[RECALLED_TAG] == "a session was withdrawn"
+    with pytest.raises(UserError, match="recalled"):
+        rollback(house.books, "b is bad")
+
+
+def test_projection_repairs_what_the_alias_says(house):
+    crown(house, "a", 0.5, 3)
+    crown(house, "b", 0.9, 4)
+    house.books.registry.point("champion", 1)
+    assert promotion.project(house.books) == 2
+    assert house.books.registry.alias("champion") == 2
