@@ -86,18 +86,23 @@ def session_row(example: Example, trajectory: Trajectory, scores: SessionScores)
                 "absent": absent,
             }
         )
-    track = example.session.track
-    return {"id": example.session.id, "track": str(track) if track else None, "success": scores.success, "turns": turns}
+    track, success = example.session.track, scores.success
+    return {
+        "id": example.session.id,
+        "track": str(track) if track else None,
+        "success": success if isinstance(success, float) else None,
+        "turns": turns,
+    }
 
 
 def score_sheet(rows: Sequence[Row], config: EvaluationConfig) -> dict[str, Any]:
     """Scores of every session and turn with their means and denominators. The caller adds what names model and data."""
     turns = [turn | {"track": row["track"]} for row in rows for turn in row["turns"]]
     tracks = sorted({row["track"] for row in rows if row["track"]})
-    summary: dict[str, Any] = {**_table(turns), "session_success": _mean([row["success"] for row in rows])}
+    summary: dict[str, Any] = {**_table(turns), "session_success": _successes(rows)}
     for track in tracks:
-        of_track = [row["success"] for row in rows if row["track"] == track]
-        summary[track] = {**_table([t for t in turns if t["track"] == track]), "session_success": _mean(of_track)}
+        of_track = [row for row in rows if row["track"] == track]
+        summary[track] = {**_table([t for t in turns if t["track"] == track]), "session_success": _successes(of_track)}
     for name, key in (("by_turn", "turn"), ("by_type", "edit_type"), ("by_distance", "distance")):
         values = sorted({turn[key] for turn in turns if turn[key] is not None})
         summary[name] = {str(value): _table([t for t in turns if t[key] == value]) for value in values}
@@ -113,6 +118,10 @@ def score_sheet(rows: Sequence[Row], config: EvaluationConfig) -> dict[str, Any]
 
 def _mean(values: Sequence[float]) -> dict[str, float | int | None]:
     return {"mean": float(np.mean(values)) if values else None, "n": len(values)}
+
+
+def _successes(rows: Sequence[Row]) -> dict[str, float | int | None]:
+    return _mean([row["success"] for row in rows if row["success"] is not None])
 
 
 def _table(turns: Sequence[Row]) -> dict[str, Any]:

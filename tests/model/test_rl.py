@@ -1,0 +1,106 @@
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.build import SessionsConfig, build
+from data.errors import UserError
+from model import rl
+from model.bundle import load
+from model.config import Optimisation, RlConfig, SamplingConfig
+from tests.model.toys import toy_bundle
+
+CONFIG = RlConfig(
+    sessions=2,
+    group_size=3,
+    replay_batch=4,
+    updates=2,
+    sampling=SamplingConfig(points=4, temperature=1.0, max_trace=5),
+    window_range=(0, 3),
+    kl="velocity",
+    kl_weight=0.01,
+    optimisation=Optimisation(
+        steps=3, learning_rate=1e-3, warmup=0, weight_decay=0.0, ema_decay=0.0, checkpoint_every=1
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def sessions(tmp_path_factory):
+    config = SessionsConfig(train=6, validation=0, turns=(1, 3))
+    return build(config, tmp_path_factory.mktemp("data") / "sessions", "sessions")
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    return toy_bundle().save(tmp_path_factory.mktemp("parent") / "model")
+
+
+def train(parent, sessions, folder, config=CONFIG, stop_after=None):
+    seen = []
+
+    def report(step, metrics):
+        seen.append(metrics)
+        if step == stop_after:
+            raise KeyboardInterrupt
+
+    rl.train_rl(config, parent, sessions, folder, report)
+    return seen
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_it_learns_reports_and_resumes_to_the_same_bits(parent, sessions, tmp_path):
+    seen = train(parent, sessions, tmp_path / "whole")
+    assert len(seen) == 3
+    for name in ("reward", "IF", "CC", "IF_turn_1", "filtered_share", "zero_spread_share", "image_ratio", "text_ratio"):
+        assert f"rl/{name}" in seen[0]
+    assert any(not torch.equal(v, weights(parent)[k]) for k, v in weights(tmp_path / "whole").items())
+    with pytest.raises(KeyboardInterrupt):
+        train(parent, sessions, tmp_path / "cut", stop_after=1)
+    assert len(train(parent, sessions, tmp_path / "cut")) == 2, "it goes on, it does not start again"
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(tmp_path / "cut")[name]), name
+
+
+def test_a_finished_run_is_not_run_again(parent, sessions, tmp_path):
+    (tmp_path / "done").mkdir()
+    assert train(parent, sessions, tmp_path / "done") == []
+
+
+@pytest.mark.parametrize("policy", ["image", "text"])
+def test_each_policy_can_learn_alone(parent, sessions, tmp_path, policy):
+    one = dataclasses.replace(CONFIG.optimisation, steps=1)
+    config = dataclasses.replace(CONFIG, policies=(policy,), kl="none", updates=1, filter=False, optimisation=one)
+    train(parent, sessions, tmp_path / policy, config)
+    before, after = weights(parent), weights(tmp_path / policy)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert ("lm_head.weight" in " ".join(moved)) == (policy == "text")
+    assert ("llm2vae" in " ".join(moved)) == (policy == "image")
+
+
+def test_a_replay_that_differs_from_the_rollout_stops_the_run(parent, sessions, tmp_path, monkeypatch):
+    store = rl.store
+    monkeypatch.setattr(rl, "store", lambda *a: store(*a)._replace(logprobs=store(*a).logprobs + 0.01))
+    with pytest.raises(UserError, match="does not reproduce the rollout"):
+        train(parent, sessions, tmp_path / "off")
+    assert not (tmp_path / "off").exists()
+
+
+def test_a_group_of_identical_samples_stops_the_run(parent, sessions, tmp_path):
+    with pytest.raises(UserError, match="identical"):
+        greedy = dataclasses.replace(CONFIG.sampling, temperature=0.0)
+        train(parent, sessions, tmp_path / "same", dataclasses.replace(CONFIG, noise_level=0.0, sampling=greedy))
+
+
+def test_absent_rewards_and_missing_turns_never_reach_a_statistic(parent, sessions):
+    from data.loader import SessionFolder
+
+    experience = rl.explore(load(parent), SessionFolder(sessions, "train", targets=False), CONFIG, 0)
+    assert experience.rewards[experience.exists].isfinite().all()
+    assert (experience.image_advantages[~experience.exists] == 0).all()
+    assert not experience.exists.all(), "sessions of different lengths, or this shows nothing"
+    assert all(value == value for value in rl.summarise(experience, CONFIG).values())
