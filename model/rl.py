@@ -1,4 +1,4 @@
-"""Multi-turn RL (Edit-R2): groups of free-running sessions, advantages per turn, one joint update of traces and pictures.
+"""Multi-turn RL (Edit-R2): groups of free-running sessions, advantages per turn, a joint update of traces and pictures.
 
 One iteration: draw sessions and a window of stochastic steps; roll every session out `group_size` times; judge every
 turn; filter trajectories that a failed turn has corrupted; compare within the group; replay all turns in packed

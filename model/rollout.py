@@ -1,8 +1,8 @@
 """Free-running sessions: each turn the model writes an intent trace, then samples the picture it will go on from.
 
-All trajectories run as one batch on one key/value cache. Trajectories whose session is over leave the batch. What replay
-needs is kept: the ids of the traces with their log-probabilities, and the states of the stochastic steps. The history
-holds uint8 pictures, re-encoded, exactly as replay will see them.
+All trajectories run as one batch on one key/value cache; those whose session is over leave it. What replay needs is
+kept: the ids of the traces with their log-probabilities, and the states of the stochastic steps. The history holds
+uint8 pictures, re-encoded, exactly as replay will see them.
 """
 
 from __future__ import annotations

@@ -6,7 +6,11 @@ NAN = float("nan")
 
 
 def test_rewards_share_the_weight_of_what_is_absent():
-    metrics = {"IF": torch.tensor([[[1.0, 1.0]]]), "CC": torch.tensor([[[NAN, 0.5]]]), "GA": torch.tensor([[[0.0, 0.0]]])}
+    metrics = {
+        "IF": torch.tensor([[[1.0, 1.0]]]),
+        "CC": torch.tensor([[[NAN, 0.5]]]),
+        "GA": torch.tensor([[[0.0, 0.0]]]),
+    }
     combined = objectives.combine_rewards(metrics, {"IF": 0.3, "CC": 0.3, "GA": 0.4})
     assert torch.allclose(combined, torch.tensor([[[0.3 / 0.7, 0.45]]]))
 

@@ -68,7 +68,9 @@ def test_a_loss_that_is_not_finite_stops_before_it_touches_the_weights(tmp_path)
 
 
 def test_the_learning_rate_warms_up_and_decays(tmp_path):
-    trainer = Trainer(nn.Linear(2, 1), Optimisation(steps=100, learning_rate=1.0, warmup=10, final_learning_rate=0.1), tmp_path)
+    trainer = Trainer(
+        nn.Linear(2, 1), Optimisation(steps=100, learning_rate=1.0, warmup=10, final_learning_rate=0.1), tmp_path
+    )
     rates = []
     for trainer.step in (0, 9, 10, 55, 100):
         rates.append(trainer.learning_rate())
