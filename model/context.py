@@ -15,13 +15,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.attention import SESSION, additive, visible
+from model.attention import COLUMN, SESSION, additive, visible
 from model.cache import Cache
 from model.decoding import TextSample, sample_text
 from model.guidance import Guidance, combine
-from model.layers import Rows
+from model.layers import LayerCache, Part, Rows
 from model.modeling import EditModel
-from model.packing import PackedBatch, lay_out
+from model.packing import PackedBatch, lay_out, token_count
 from model.pictures import Grid, Pictures
 from model.segments import Kind, RopeState, Segment, View, picture_segments, place_all
 from model.tokenizer import SpecialIds
@@ -43,13 +43,14 @@ class Context:
     def __init__(
         self, model: EditModel, special: SpecialIds, rows: int = 1, *, guided: bool = False, capacity: int = 256
     ) -> None:
-        self.model, self.special, self.guided = model, special, guided
+        self.model, self.special = model, special
         attention = [layer.self_attn for layer in model.language_model.model.layers]
-        self.cache = Cache.empty(rows, capacity, attention, model.device, model.dtype)
+        sizes = (capacity, max(capacity // 4, 1)) if guided else (capacity,)
+        self.streams = [Cache.empty(rows, size, attention, model.device, model.dtype) for size in sizes]
         self.states = [RopeState(turn=1) for _ in range(rows)]
         self.turn = 1
         self._spoken = False  # whether the current turn has a text
-        self._branch_at: int | None = None  # columns before the live branches
+        self._branch_at: list[int] | None = None  # columns per stream before the live branches
         self._plans: dict[tuple[Grid, int], _Plan] = {}
 
     @property
@@ -57,11 +58,18 @@ class Context:
         """Trajectories in the batch."""
         return len(self.states)
 
+    @property
+    def guided(self) -> bool:
+        """Whether there is a pictureless stream."""
+        return len(self.streams) > 1
+
     def lengths(self, view: View = View.FULL) -> list[int]:
         """Tokens that a view sees, per row."""
-        marks = self.cache.marks[:, :, : self.cache.length]
-        query = self._query(view)
-        return visible(query, marks).sum(-1).flatten().tolist()
+        cache = self.streams[int(view == View.NO_IMAGE)]
+        fields = (0, 1 << 30, 1 << 30, Kind.NOISY, self.turn, 0, view == View.NO_IMAGE, view == View.NO_TEXT)
+        query = torch.tensor([int(x) for x in fields], dtype=torch.int32, device=self.model.device)
+        keys = cache.marks[:, :, : cache.length]
+        return visible(query[:, None, None].expand(8, self.rows, 1), keys).sum(-1).flatten().tolist()
 
     def ropes(self, view: View = View.FULL) -> list[int]:
         """Next rope id of a view, per row."""
@@ -69,39 +77,52 @@ class Context:
             return [state.floor for state in self.states]
         return [state.rope[int(view == View.NO_IMAGE)] for state in self.states]
 
-    def _query(self, view: View) -> Tensor:
-        """Marks (8, B, 1) of a query that comes after everything cached."""
-        fields = (0, 1 << 30, 1 << 30, Kind.NOISY, self.turn, 0, view == View.NO_IMAGE, view == View.NO_TEXT)
-        marks = torch.tensor([int(x) for x in fields], dtype=torch.int32, device=self.model.device)
-        return marks[:, None, None].expand(8, self.rows, 1)
-
-    def _lay_out(self, segments: Sequence[Sequence[Segment]], pictures: Pictures | None) -> PackedBatch:
-        """Index tensors of one list of segments per row, and the rope state after them."""
-        placed = []
-        for row, listed in enumerate(segments):
-            where, self.states[row] = place_all(listed, self.states[row])
-            placed.append(where)
-        rows = range(self.rows)
-        batch = lay_out(placed, pictures, self.special, rows, [0] * self.rows, self.cache.length).to(self.model.device)
+    def _lay_out(
+        self, groups: Sequence[Sequence[Sequence[Segment]]], streams: Sequence[int], pictures: Pictures | None
+    ) -> tuple[PackedBatch, Rows]:
+        """Index tensors of groups[g][row], each group beside the one before and on its own stream; moves the rope."""
+        placed, columns, parts, begin = [], [], [], 0
+        for group in groups:
+            for row, listed in enumerate(group):
+                where, self.states[row] = place_all(listed, self.states[row])
+                placed.append(where)
+                columns.append(begin)
+            begin += max(sum(token_count(s, pictures) for s in listed) for listed in group)
+        batch = lay_out(placed, pictures, self.special, [*range(self.rows)] * len(groups), columns)
+        batch = batch.to(self.model.device)
         batch.marks[SESSION].clamp_(max=0)  # rows come and go: one session per row, always number 0
-        return batch
+        ends = [*columns[self.rows :: self.rows], begin]
+        for stream, start, end in zip(streams, columns[:: self.rows], ends, strict=True):
+            cache = self.streams[stream]
+            batch.marks[COLUMN, :, start:end] += cache.length - start
+            parts.append(Part(start, end, self._mask(cache, batch.marks[:, :, start:end]), stream, cache.length))
+            cache.reserve(end - start)
+        return batch, self.model.rows_of(batch, parts)
 
-    def _mask(self, queries: Tensor) -> Tensor:
-        keys = torch.cat((self.cache.marks[:, :, : self.cache.length], queries), -1)
-        return additive(visible(queries, keys), self.model.dtype)
+    def _mask(self, cache: Cache, queries: Tensor) -> Tensor | None:
+        seen = visible(queries, torch.cat((cache.marks[:, :, : cache.length], queries), -1))
+        return None if bool(seen.all()) else additive(seen, self.model.dtype)
+
+    def _layers(self) -> list[list[LayerCache]]:
+        return [stream.layers for stream in self.streams]
 
     @torch.no_grad()
-    def append(self, segments: Sequence[Sequence[Segment]], pictures: Pictures | None = None) -> tuple[Tensor, Tensor]:
-        """Append one list of (kept) segments per row; hidden states (B, width, D) by slot and their marks."""
+    def append(
+        self, groups: Sequence[Sequence[Sequence[Segment]]], pictures: Pictures | None = None, first_stream: int = 0
+    ) -> Tensor:
+        """Append groups[g][row], lists of kept segments; group g goes to stream first_stream + g. Hidden states
+        (B, width, D) by slot."""
         self._plans.clear()
-        batch = self._lay_out(segments, pictures)
-        rows = self.model.rows_of(batch, self._mask(batch.marks))
-        self.cache.reserve(batch.width)
-        hidden = self.model.decode(
-            *self.model.embed(batch, pictures, None, None), rows, self.cache.layers, self.cache.length
-        )
-        self.cache.commit(batch.marks)
-        return torch.cat(hidden)[batch.gather].view(batch.rows, batch.width, -1), batch.marks
+        streams = range(first_stream, first_stream + len(groups))
+        batch, rows = self._lay_out(groups, streams, pictures)
+        hidden = self.model.decode(*self.model.embed(batch, pictures, None, None), rows, self._layers())
+        for part in rows.parts:
+            self.streams[part.stream].commit(batch.marks[:, :, part.begin : part.end])
+        return torch.cat(hidden)[batch.gather].view(batch.rows, batch.width, -1)
+
+    def _open_branch(self) -> None:
+        if self._branch_at is None:
+            self._branch_at = [stream.length for stream in self.streams]
 
     @torch.no_grad()
     def append_text(
@@ -109,11 +130,11 @@ class Context:
     ) -> Tensor | None:
         """One text per row (plain ids; the frame is added). With `want_logits`: (B, longest framed text, V), in which
         what lies beyond a row's own text means nothing."""
-        if branch and self._branch_at is None:
-            self._branch_at = self.cache.length
+        if branch:
+            self._open_branch()
         texts = [Segment(Kind.TEXT, self.turn, tuple(row), branch=branch) for row in ids]
-        streams = (View.FULL, View.NO_IMAGE) if self.guided else (View.FULL,)
-        hidden, _ = self.append([[replace(text, view=view) for view in streams] for text in texts])
+        views = (View.FULL, View.NO_IMAGE) if self.guided else (View.FULL,)
+        hidden = self.append([[[replace(text, view=view)] for text in texts] for view in views])
         self._spoken = True
         longest = max(len(text.tokens) for text in texts) + 2
         return self.model.logits(hidden[:, :longest]) if want_logits else None
@@ -126,14 +147,14 @@ class Context:
         self.drop_branch()
         if self._spoken:
             self.turn, self._spoken = self.turn + 1, False
-        self.append([picture_segments(row, self.turn, use_vit) for row in range(self.rows)], pictures)
+        self.append([[picture_segments(row, self.turn, use_vit) for row in range(self.rows)]], pictures)
 
     def select(self, rows: Tensor | Sequence[int]) -> Context:
         """A context of the named rows (repeats allowed); this one stays as it is."""
         index = torch.as_tensor(rows, dtype=torch.long, device=self.model.device)
         other = Context.__new__(Context)
         other.__dict__.update(self.__dict__)
-        other.cache = self.cache.select(index)
+        other.streams = [stream.select(index) for stream in self.streams]
         other.states = [self.states[i] for i in index.tolist()]
         other._plans = {}
         return other
@@ -146,7 +167,8 @@ class Context:
         """Forget all branch texts; rope ids go back to where they were before them."""
         if self._branch_at is None:
             return
-        self.cache.truncate(self._branch_at)
+        for stream, length in zip(self.streams, self._branch_at, strict=True):
+            stream.truncate(length)
         self.states = [state.without_branches() for state in self.states]
         self._branch_at = None
         self._plans.clear()
@@ -165,51 +187,51 @@ class Context:
         `allowed` (V,) bool restricts the vocabulary; log-probabilities are normalised over it. A text that max_tokens
         cuts is closed in the context by an eos that is no decision (`finished` is False there).
         """
-        start = self.cache.length
-        if branch and self._branch_at is None:
-            self._branch_at = start
+        if branch:
+            self._open_branch()
         self._plans.clear()
-        query = replace(Segment(Kind.TEXT, self.turn, branch=branch))
+        query = Segment(Kind.TEXT, self.turn, branch=branch)
         sample = sample_text(self, query, max_tokens, temperature, generator, allowed)
-        texts = [Segment(Kind.TEXT, self.turn, tuple(row), branch=branch) for row in sample.texts()]
+        texts = [replace(query, tokens=tuple(row)) for row in sample.texts()]
         self.states = [state.place(text)[1] for state, text in zip(self.states, texts, strict=True)]
         if self.guided:
-            self.append([[replace(text, view=View.NO_IMAGE)] for text in texts])
+            self.append([[[replace(text, view=View.NO_IMAGE)] for text in texts]], first_stream=1)
         self._spoken = True
         return sample
 
     def _plan(self, grid: Grid, views: int) -> _Plan:
+        """Every view is a part of its own; the first two share a cache and, one after the other, its free columns."""
         key = (grid, views)
         if key not in self._plans:
             states = list(self.states)
-            listed = [
-                [Segment(Kind.NOISY, self.turn, noisy=row, view=view, grid=grid) for view in tuple(View)[:views]]
-                for row in range(self.rows)
-            ]
-            batch = self._lay_out(listed, None)
+            chosen = tuple(View)[:views]
+            noise = [Segment(Kind.NOISY, self.turn, noisy=row, grid=grid) for row in range(self.rows)]
+            groups = [[[replace(segment, view=view)] for segment in noise] for view in chosen]
+            batch, rows = self._lay_out(groups, [int(view == View.NO_IMAGE) for view in chosen], None)
             self.states = states  # noise leaves no trace
-            self.cache.reserve(batch.width)
-            rows = self.model.rows_of(batch, self._mask(batch.marks))
             self._plans[key] = _Plan(batch, rows, batch.noisy_of_token)
         return self._plans[key]
 
     @torch.no_grad()
-    def velocity(self, x: Tensor, t: Tensor | float, grid: Grid, guidance: Guidance | None = None) -> Tensor:
-        """Velocity (B, N, C) of latents x (B, N, C) at time t (scalar or (B,)); the cache stays as it is.
+    def views(self, x: Tensor, t: Tensor, grid: Grid, views: int = 3) -> Tensor:
+        """Velocities (views, B*N, C) of the first views of `View`; x (B, N, C), t (B,). ValueError without the
+        stream that a view needs."""
+        if views > 1 + len(self.streams):
+            raise ValueError("image guidance needs Context(guided=True)")
+        plan = self._plan(grid, views)
+        und, gen = self.model.embed(plan.batch, None, x.flatten(0, 1), t)
+        _, gen = self.model.decode(und, gen, plan.rows, self._layers())
+        return self.model.velocities(plan.batch, gen).to(x.dtype)
 
-        ValueError when image guidance is asked of a context without the pictureless stream.
-        """
+    def velocity(self, x: Tensor, t: Tensor | float, grid: Grid, guidance: Guidance | None = None) -> Tensor:
+        """Velocity (B, N, C) of latents x (B, N, C) at time t (scalar or (B,)); the cache stays as it is."""
         time = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(x.shape[0])
         views = 1
         if guidance is not None and guidance.uses_text and bool(guidance.acts(time).any()):
             views = 3 if guidance.uses_image else 2
-        if views == 3 and not self.guided:
-            raise ValueError("image guidance needs Context(guided=True)")
-        plan = self._plan(grid, views)
-        und, gen = self.model.embed(plan.batch, None, x.flatten(0, 1), time)
-        _, gen = self.model.decode(und, gen, plan.rows, self.cache.layers, self.cache.length)
-        out = self.model.velocities(plan.batch, gen).to(x.dtype)
+        out = self.views(x, time, grid, views)
         if views == 1 or guidance is None:
             return out[0].view_as(x)
+        group = self._plan(grid, views).group
         no_image = out[2] if views == 3 else None
-        return combine(guidance, out[0], out[1], no_image, time[plan.group], plan.group).view_as(x)
+        return combine(guidance, out[0], out[1], no_image, time[group], group).view_as(x)

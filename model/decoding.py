@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.attention import BRANCH, COLUMN, KIND, ORDER, PADDING, SESSION, STREAM, TURN, additive, visible
-from model.layers import Rows, rotary
+from model.layers import Part, Rows, rotary
 from model.segments import Segment
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def sample_text(
     allowed: Tensor | None,
 ) -> TextSample:
     """Feed bos, then every sampled id, then eos, into the cache's main stream; stop when all rows have fed eos."""
-    model, cache, eos = context.model, context.cache, context.special.eos
+    model, cache, eos = context.model, context.streams[0], context.special.eos
     limit, rows, device = max_tokens + 2, context.rows, context.model.device
     cache.reserve(limit)
     column = _column(context, query)
@@ -77,9 +77,10 @@ def sample_text(
     for index in range(limit):
         column[COLUMN], column[SESSION] = cache.length, torch.where(alive, 0, PADDING)[:, None]
         seen = torch.cat((seen, alive[:, None, None]), -1)
-        layout = Rows(rows, 1, None, None, cos[index], sin[index], additive(seen, model.dtype))
+        part = Part(0, 1, additive(seen, model.dtype), 0, cache.length)
+        layout = Rows(rows, 1, None, None, cos[index], sin[index], [part])
         und = model.get_input_embeddings()(fed)
-        hidden, _ = model.decode(und, und[:0], layout, cache.layers, cache.length)
+        hidden, _ = model.decode(und, und[:0], layout, [cache.layers])
         cache.commit(column)
         alive = alive & (fed != eos)
         if not bool(alive.any()):

@@ -7,6 +7,7 @@ tokens only. Attention needs rows: one gather of q/k/v into (B, L) slots and one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +21,25 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RotaryEmbedd
 from model.attention import attend
 
 
-@dataclass
+@dataclass(frozen=True)
+class Part:
+    """Slots [begin, end) of every row that attend together: among themselves, or to a cache's first `start` columns and
+    themselves. Their keys are written at `start` of cache `stream`; parts that share columns overwrite each other.
+    mask: see `model.attention.attend`."""
+
+    begin: int
+    end: int
+    mask: Any
+    stream: int = 0
+    start: int = 0
+
+
+@dataclass(frozen=True)
 class Rows:
     """How flat tokens (order: understanding, then generation) fill (rows, width) slots.
 
     gather (rows*width,): flat token of each slot (any token for empty slots), None when slots are the tokens in order.
-    scatter (U+G,): slot of each flat token. cos, sin (U+G, 1, head_dim). mask: see `model.attention.attend`.
+    scatter (U+G,): slot of each flat token. cos, sin (U+G, 1, head_dim), the first half of sin negated.
     """
 
     rows: int
@@ -34,12 +48,12 @@ class Rows:
     scatter: Tensor | None
     cos: Tensor
     sin: Tensor
-    mask: Any
+    parts: Sequence[Part]
 
 
 @dataclass
 class LayerCache:
-    """Keys and values (B, Hkv, capacity, D) of one layer; new columns are written at `start`."""
+    """Keys and values (B, Hkv, capacity, D) of one layer."""
 
     keys: Tensor
     values: Tensor
@@ -60,15 +74,16 @@ class RMSNorm(nn.Module):
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
+    """Qwen's rotation of halves; the sign of the swapped half sits in `sin`."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def rotary(module: Qwen2RotaryEmbedding, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin (T, 1, head_dim) of rope ids (T,)."""
+    """cos and sin (T, 1, head_dim) of rope ids (T,); the first half of sin is negated."""
     probe = torch.empty(0, dtype=dtype, device=positions.device)
-    cos, sin = module(probe, positions[None])
-    return cos[0].unsqueeze(1), sin[0].unsqueeze(1)
+    cos, sin = (table[0].unsqueeze(1) for table in module(probe, positions[None]))
+    half = sin.shape[-1] // 2
+    return cos, torch.cat((-sin[..., :half], sin[..., half:]), -1)
 
 
 class MoTAttention(nn.Module):
@@ -87,31 +102,36 @@ class MoTAttention(nn.Module):
             self.add_module(f"q_norm{suffix}", RMSNorm(self.head_dim, config.rms_norm_eps))
             self.add_module(f"k_norm{suffix}", RMSNorm(self.head_dim, config.rms_norm_eps))
 
-    def _project(self, x: Tensor, suffix: str) -> Tensor:
-        """q, k, v of one expert's tokens, side by side: (T, H + 2*Hkv, head_dim); q and k are normed."""
+    def _project(self, x: Tensor, suffix: str) -> tuple[Tensor, Tensor]:
+        """q and k of one expert's tokens, normed, side by side (T, H + Hkv, head_dim), and v (T, Hkv, head_dim)."""
         part = self._modules
         shape = (x.shape[0], -1, self.head_dim)
         q = part[f"q_norm{suffix}"](part[f"q_proj{suffix}"](x).view(shape))  # type: ignore[misc]
         k = part[f"k_norm{suffix}"](part[f"k_proj{suffix}"](x).view(shape))  # type: ignore[misc]
-        return torch.cat((q, k, part[f"v_proj{suffix}"](x).view(shape)), 1)  # type: ignore[misc]
+        return torch.cat((q, k), 1), part[f"v_proj{suffix}"](x).view(shape)  # type: ignore[misc]
 
-    def forward(
-        self, und: Tensor, gen: Tensor, rows: Rows, cache: LayerCache | None, start: int
-    ) -> tuple[Tensor, Tensor]:
-        qkv = self._project(und, "")
+    def _attend(self, qk: Tensor, v: Tensor, part: Part, caches: list[LayerCache] | None) -> Tensor:
+        """(B, H, n, D) of a part's slots; qk, v (B, heads, width, D)."""
+        window = slice(part.begin, part.end)
+        q, k, v = qk[:, : self.heads, window], qk[:, self.heads :, window], v[:, :, window]
+        if caches is None:
+            return attend(q, k, v, part.mask)
+        cache, end = caches[part.stream], part.start + part.end - part.begin
+        cache.keys[:, :, part.start : end], cache.values[:, :, part.start : end] = k, v
+        return attend(q, cache.keys[:, :, :end], cache.values[:, :, :end], part.mask)
+
+    def forward(self, und: Tensor, gen: Tensor, rows: Rows, caches: list[LayerCache] | None) -> tuple[Tensor, Tensor]:
+        qk, v = self._project(und, "")
         if gen.shape[0]:
-            qkv = torch.cat((qkv, self._project(gen, "_moe_gen")))
-        turned = self.heads + self.kv_heads
-        qkv = torch.cat((_rotate(qkv[:, :turned], rows.cos, rows.sin), qkv[:, turned:]), 1)
+            gen_qk, gen_v = self._project(gen, "_moe_gen")
+            qk, v = torch.cat((qk, gen_qk)), torch.cat((v, gen_v))
+        qk = _rotate(qk, rows.cos, rows.sin)
         if rows.gather is not None:
-            qkv = qkv.index_select(0, rows.gather)
-        qkv = qkv.view(rows.rows, rows.width, -1, self.head_dim).transpose(1, 2)
-        q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 1)
-        if cache is not None:
-            end = start + rows.width
-            cache.keys[:, :, start:end], cache.values[:, :, start:end] = k, v
-            k, v = cache.keys[:, :, :end], cache.values[:, :, :end]
-        out = attend(q, k, v, rows.mask).transpose(1, 2).reshape(rows.rows * rows.width, -1)
+            qk, v = qk.index_select(0, rows.gather), v.index_select(0, rows.gather)
+        qk, v = (x.view(rows.rows, rows.width, -1, self.head_dim).transpose(1, 2) for x in (qk, v))
+        outs = [self._attend(qk, v, part, caches) for part in rows.parts]
+        joined = outs[0] if len(outs) == 1 else torch.cat(outs, 2)
+        out = joined.transpose(1, 2).reshape(rows.rows * rows.width, -1)
         if rows.scatter is not None:
             out = out.index_select(0, rows.scatter)
         split = und.shape[0]
@@ -134,10 +154,10 @@ class MoTLayer(nn.Module):
         self.post_attention_layernorm_moe_gen = RMSNorm(width, eps)
 
     def forward(
-        self, und: Tensor, gen: Tensor, rows: Rows, cache: LayerCache | None = None, start: int = 0
+        self, und: Tensor, gen: Tensor, rows: Rows, caches: list[LayerCache] | None = None
     ) -> tuple[Tensor, Tensor]:
         normed_gen = self.input_layernorm_moe_gen(gen) if gen.shape[0] else gen
-        und_out, gen_out = self.self_attn(self.input_layernorm(und), normed_gen, rows, cache, start)
+        und_out, gen_out = self.self_attn(self.input_layernorm(und), normed_gen, rows, caches)
         und = und + und_out
         und = und + self.mlp(self.post_attention_layernorm(und))
         if gen.shape[0]:
@@ -158,15 +178,16 @@ class MoTModel(nn.Module):
         self.recompute = False  # gradient checkpointing
 
     def forward(
-        self, und: Tensor, gen: Tensor, rows: Rows, caches: list[LayerCache] | None = None, start: int = 0
+        self, und: Tensor, gen: Tensor, rows: Rows, streams: Sequence[Sequence[LayerCache]] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Hidden states before the final norms (the heads norm only the rows that they need)."""
+        """Hidden states before the final norms (the heads norm only the rows that they need). streams[s][l]: cache of
+        stream s and layer l."""
         for index, layer in enumerate(self.layers):
-            cache = caches[index] if caches is not None else None
+            caches = [stream[index] for stream in streams] if streams is not None else None
             if self.recompute and torch.is_grad_enabled():
-                und, gen = checkpoint(layer, und, gen, rows, cache, start, use_reentrant=False)
+                und, gen = checkpoint(layer, und, gen, rows, caches, use_reentrant=False)
             else:
-                und, gen = layer(und, gen, rows, cache, start)
+                und, gen = layer(und, gen, rows, caches)
         return und, gen
 
 

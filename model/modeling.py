@@ -6,7 +6,7 @@ sessions of a batch; `model.context` calls the same `embed` and `decode` on a ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 from model.attention import additive
 from model.configuration import EditConfig
 from model.guidance import Guidance, combine
-from model.layers import LayerCache, MoTForCausalLM, RMSNorm, Rows, rotary
+from model.layers import LayerCache, MoTForCausalLM, Part, RMSNorm, Rows, rotary
 from model.packing import PackedBatch, Pictures, View
 from model.vit import Connector, PositionTable, TimeEmbedder, VisionModel
 
@@ -148,16 +148,16 @@ class EditModel(PreTrainedModel):
             gen.append(latent + self._latent_positions(batch.noisy_cells))
         return und, torch.cat(gen)
 
-    def rows_of(self, batch: PackedBatch, mask: Any) -> Rows:
+    def rows_of(self, batch: PackedBatch, parts: Sequence[Part]) -> Rows:
         """The decoder's view of a batch."""
         cos, sin = rotary(self.rotary, batch.positions, self.dtype)
-        return Rows(batch.rows, batch.width, batch.gather, batch.scatter, cos, sin, mask)
+        return Rows(batch.rows, batch.width, batch.gather, batch.scatter, cos, sin, parts)
 
     def decode(
-        self, und: Tensor, gen: Tensor, rows: Rows, caches: list[LayerCache] | None = None, start: int = 0
+        self, und: Tensor, gen: Tensor, rows: Rows, streams: Sequence[Sequence[LayerCache]] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Decoder layers; hidden states before the final norms."""
-        return self.language_model.model(und, gen, rows, caches, start)
+        return self.language_model.model(und, gen, rows, streams)
 
     def logits(self, und: Tensor) -> Tensor:
         """Vocabulary logits of understanding rows."""
@@ -181,8 +181,8 @@ class EditModel(PreTrainedModel):
         noisy (ΣN, C); timesteps (J,) per noisy picture, or (ΣN,) constant within a picture, in [0, 1] (shifted).
         `guidance` needs a batch laid out with guided=True (ValueError otherwise).
         """
-        masked = batch.with_mask(self.dtype)
-        und, gen = self.decode(*self.embed(batch, pictures, noisy, timesteps), self.rows_of(batch, masked.mask))
+        whole = [Part(0, batch.width, batch.mask(self.dtype))]
+        und, gen = self.decode(*self.embed(batch, pictures, noisy, timesteps), self.rows_of(batch, whole))
         velocity = self.velocities(batch, gen)
         if guidance is not None and (guidance.uses_text or guidance.uses_image):
             if not batch.guided:
@@ -193,7 +193,3 @@ class EditModel(PreTrainedModel):
         else:
             out = velocity[View.FULL]
         return SessionOutput(self.logits(und[batch.text_index]), batch.text_targets, batch.text_segment, out)
-
-    def own_state(self) -> Mapping[str, Tensor]:
-        """Name to tensor, as saved and as loaded."""
-        return self.state_dict()

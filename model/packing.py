@@ -66,29 +66,27 @@ class PackedBatch:
     text_session: Tensor
     views: tuple[View, ...]
     uniform_vit: bool
-    mask: Any = None  # built once by `with_mask`
 
     def to(self, device: str | torch.device) -> PackedBatch:
-        """The same batch on another device (the mask is built again there)."""
+        """The same batch on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **{**moved, "mask": None})
+        return replace(self, **moved)
 
     @property
     def guided(self) -> bool:
         """Whether every noisy picture is present in all three views."""
         return self.views == tuple(View)
 
-    def with_mask(self, dtype: torch.dtype) -> PackedBatch:
-        """The batch with its attention mask: an additive bias, or a block mask on CUDA."""
-        if self.mask is not None:
-            return self
+    def mask(self, dtype: torch.dtype) -> Any:
+        """Who sees whom: an additive bias, or a block mask on CUDA."""
         if self.marks.is_cuda:
-            return replace(self, mask=block_mask(self.marks))
-        return replace(self, mask=additive(visible(self.marks, self.marks), dtype))
+            return block_mask(self.marks)
+        return additive(visible(self.marks, self.marks), dtype)
 
 
-def _count(segment: Segment, pictures: Pictures | None) -> int:
+def token_count(segment: Segment, pictures: Pictures | None) -> int:
+    """Tokens of a segment with its frame."""
     if segment.kind == Kind.TEXT:
         return len(segment.tokens) + 2
     rows, columns = _grid(segment, pictures)
@@ -123,7 +121,7 @@ def pack(
 ) -> PackedBatch:
     """Pack sessions into rows by first fit (rows of `row_tokens` slots at least; default: the longest session)."""
     placed = [place_all(session)[0] for session in sessions]
-    lengths = [sum(_count(p.segment, pictures) for p in session) for session in placed]
+    lengths = [sum(token_count(p.segment, pictures) for p in session) for session in placed]
     row, column = _bins(lengths, max(row_tokens or 0, *lengths))
     return lay_out(placed, pictures, special, row, column)
 
@@ -134,15 +132,13 @@ def lay_out(
     special: SpecialIds,
     row: Sequence[int],
     column: Sequence[int],
-    first_column: int = 0,
 ) -> PackedBatch:
     """Index tensors of placed sessions; session i starts at slot column[i] of row[i].
 
-    `first_column` is added to the column marks (columns that a cache holds already). ValueError when the noisy rows of
-    a view are not exactly 0..J-1.
+    ValueError when the noisy rows of a view are not exactly 0..J-1.
     """
     segments = [p.segment for session in sessions for p in session]
-    counts = np.array([_count(s, pictures) for s in segments], np.int64)
+    counts = np.array([token_count(s, pictures) for s in segments], np.int64)
     session_of = np.repeat(np.arange(len(sessions)), [len(s) for s in sessions])
     ends = np.concatenate([np.cumsum(counts[session_of == i]) - counts[session_of == i] for i in range(len(sessions))])
     begin = ends + np.asarray(column)[session_of]
@@ -159,7 +155,7 @@ def lay_out(
     orders = np.array([p.order for session in sessions for p in session], np.int64)
     marks = np.zeros((8, rows, width), np.int32)
     marks[0] = PADDING
-    marks[:, slot_row, slot_column] = tokens.marks(orders, slot_column + first_column)
+    marks[:, slot_row, slot_column] = tokens.marks(orders, slot_column)
     common: dict[str, Any] = {
         "scatter": slots,
         "gather": gather,

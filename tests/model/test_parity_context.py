@@ -25,12 +25,12 @@ GENERATIONS = {
 
 def _compare_cache(golden: Golden, prefix: str, context: Context) -> None:
     """Keys and values of the layers that the file holds, over the main stream's columns."""
-    main = context.cache.marks[6, 0, : context.cache.length] == 0
+    cache = context.streams[0]
     for name in [n for n in golden.tensors if re.fullmatch(re.escape(prefix) + r"\.[kv]\d+", n)]:
         kind, layer = name[len(prefix) + 1], int(name[len(prefix) + 2 :])
-        stored = context.cache.layers[layer]
+        stored = cache.layers[layer]
         table = stored.keys if kind == "k" else stored.values
-        golden.compare(name, table[0, :, : context.cache.length].transpose(0, 1)[main])
+        golden.compare(name, table[0, :, : cache.length].transpose(0, 1))
     for suffix, values in (("kv_lens", context.lengths()), ("ropes", context.ropes())):
         if f"{prefix}.{suffix}" in golden:
             golden.compare(f"{prefix}.{suffix}", values)
@@ -39,11 +39,11 @@ def _compare_cache(golden: Golden, prefix: str, context: Context) -> None:
 def test_understanding(official, golden_pictures):
     golden, model = Golden("und"), official.model
     context = Context(model, official.special)
-    context.append([[Segment(Kind.VIT, 1, picture=0)]], golden_pictures[0])
+    context.append([[[Segment(Kind.VIT, 1, picture=0)]]], golden_pictures[0])
     _compare_cache(golden, "after_image", context)
     question = golden.ids("question")
     rope = context.ropes()[0]
-    hidden, _ = context.append([[Segment(Kind.TEXT, 1, tuple(question))]])
+    hidden = context.append([[[Segment(Kind.TEXT, 1, tuple(question))]]])
     _compare_cache(golden, "after_text", context)
     golden.compare("text.ids", [official.special.bos, *question, official.special.eos])
     golden.compare("text.position_ids", list(range(rope, context.ropes()[0])))
@@ -77,11 +77,7 @@ def _velocities(golden: Golden, prefix: str, context: Context, x: torch.Tensor, 
     for index, t in enumerate(golden[f"{prefix}.v.timesteps"].tolist()):
         start = f"{prefix}.v.t{index}."
         golden.compare(start + "cond", context.velocity(x, t, grid)[0])
-        plan = context._plan(grid, 3)
-        und, gen = context.model.embed(plan.batch, None, x[0], torch.tensor([t]))
-        with torch.no_grad():
-            _, gen = context.model.decode(und, gen, plan.rows, context.cache.layers, context.cache.length)
-            views = context.model.velocities(plan.batch, gen)
+        views = context.views(x, torch.tensor([t]), grid)
         golden.compare(start + "cfg_text_branch", views[View.NO_TEXT])
         golden.compare(start + "cfg_img_branch", views[View.NO_IMAGE])
         for name in [n for n in golden.tensors if n.startswith(start + "text")]:
