@@ -34,6 +34,8 @@ class History:
     due: set[Duty] = field(default_factory=set)
     touched_ever: set[int] = field(default_factory=set)
     background_kept: bool = True
+    needed: bool = False
+    """Whether any rule or reference has mattered yet: before that, there is nothing to be aware of."""
 
     @classmethod
     def start(cls, world: World, source: Scene) -> History:
@@ -69,6 +71,7 @@ class History:
             if cell in self.who:
                 self.lives[self.who[cell]].named = self.turn
         self._renew_duties(outcome, reference)
+        self.needed |= reference or bool(outcome.binding)
         self._follow(outcome)
         effect = outcome.effect
         self.touched_ever |= {*effect.edited, *effect.removed}
@@ -119,6 +122,8 @@ class History:
     def checks(self, rules: tuple[Rule, ...]) -> tuple[Check, ...]:
         """IF and GA of the turn recorded last, under the rules in force at it."""
         outcome, scene = self.outcomes[-1], self.scene
+        if not self.needed:
+            return instruction_checks(outcome)
         due = [entry for cell in sorted({cell for cell, _ in self.due}) for entry in look(scene, cell)]
         kept = [Check("GA", *entry) for entry in due if entry[:2] in self.due]
         standing = [Check("GA", *entry) for entry in self._standing(rules, outcome)]

@@ -47,9 +47,8 @@ def judge_many(sessions: Sequence[Session], pictures: Sequence[Pixels]) -> list[
     results: list[SessionScores | None] = [_refusal(*pair) for pair in zip(sessions, pictures, strict=True)]
     worlds = {one.scene.world for one, result in zip(sessions, results, strict=True) if result is None and one.scene}
     for name in sorted(worlds):
-        rows = [
-            row for row, one in enumerate(sessions) if results[row] is None and one.scene and one.scene.world == name
-        ]
+        same = [row for row, one in enumerate(sessions) if one.scene and one.scene.world == name]
+        rows = [row for row in same if results[row] is None]
         readings = _read_all([pictures[row] for row in rows], world_named(name))
         for row, reading in zip(rows, readings, strict=True):
             results[row] = score(sessions[row], reading)
@@ -88,8 +87,11 @@ def _read_all(pictures: list[Pixels], world: World) -> list[Reading]:
 def _unchanged(images: Pixels, others: Pixels, world: World) -> NDArray[np.float32]:
     """Share of pixels of every cell (N, cells) that are within the tolerance in all channels."""
     difference = np.maximum(images, others) - np.minimum(images, others)
-    near = (difference <= PIXEL_TOLERANCE).all(-1, keepdims=True)
-    return split_cells(near, world, channels=1).mean((2, 3, 4), dtype=np.float32)
+    near = difference <= PIXEL_TOLERANCE
+    # Channel by channel: a reduction over an axis of three is several times slower.
+    whole = near[..., 0] & near[..., 1] & near[..., 2]
+    cells = split_cells(whole, world, channels=1).reshape(len(images), world.cells, -1)
+    return np.asarray(np.count_nonzero(cells, axis=-1) / cells.shape[-1], np.float32)
 
 
 def score(session: Session, reading: Reading) -> SessionScores:
@@ -103,7 +105,7 @@ def score(session: Session, reading: Reading) -> SessionScores:
         following = instruction_following(checks, reading.scenes[turn - 1], reading.scenes[turn])
         awareness = global_awareness(checks, reading.scenes[turn])
         parts = consistency_parts(session, block, reading, turn)
-        consistency: Score = float(np.mean(list(parts.values()))) if parts else Absence.NOT_APPLICABLE
+        consistency: Score = sum(parts.values()) / len(parts) if parts else Absence.NOT_APPLICABLE
         lowest = _least(lowest, awareness)
         strict = all(value >= (PIXEL_SHARE if name.endswith("pixels") else 1) for name, value in parts.items())
         won = float(strict and all(value in (1.0, Absence.NOT_APPLICABLE) for value in (following, awareness)))
@@ -180,8 +182,9 @@ def _objects(before: Scene, after: Scene, cells: list[int], kept: Sequence[Kept]
     changed: dict[int, bool] = {}
     for cell, source, attribute in kept:
         old, new = before.cells[source], after.cells[cell]
-        # An object that is missing is a matter of IF, here or in the turn that lost it.
-        if old is not None and new is not None:
+        arrived = cell == source or new != before.cells[cell]
+        # An object that is missing or has not come is a matter of IF, here or in the turn that lost it.
+        if old is not None and new is not None and arrived:
             changed[cell] = changed.get(cell, True) and _attribute(old, attribute) == _attribute(new, attribute)
     same.extend(changed.values())
     return sum(same) / len(same) if same else None
