@@ -67,7 +67,9 @@ def train_rl(parameters: Parameters, sessions: Dataset, sft: ModelRecord, parent
 
 
 def base_plan(parameters: Parameters) -> Plan:
-    """Pre-training: the autoencoder first, then the transformer on its latents."""
+    """Pre-training: the autoencoder first, then the transformer on its latents; or the ready model that is named."""
+    if parameters.model.checkpoint:
+        return _ready_plan(parameters.model.checkpoint)
     world = str(parameters.sessions["world"])
     vae, base = parameters.vae, parameters.base
     share = vae.optimisation.steps / (vae.optimisation.steps + base.optimisation.steps)
@@ -83,6 +85,21 @@ def base_plan(parameters: Parameters) -> Plan:
 
     sections = {"world": {"name": world}, "vae": vae, "model": parameters.model, "base": base}
     return Plan(Stage.PRETRAIN_BASE, "base", sections, None, None, train)
+
+
+def _ready_plan(checkpoint: str) -> Plan:
+    """Take a model folder as it is: it becomes the base under its own digest, as if it had been trained here."""
+    source = settings().root / checkpoint
+    if not (source / "config.json").is_file():
+        raise UserError(f"{source} holds no model", "Correct model.checkpoint in params.yaml, or set it to null")
+
+    def take(folder: Path, report: Report) -> Path:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        report(0, {"progress": 1.0})
+        return folder
+
+    sections = {"model": {"checkpoint": checkpoint, "digest": models.digest(source)}}
+    return Plan(Stage.PRETRAIN_BASE, "base", sections, None, None, take)
 
 
 def sft_plan(parameters: Parameters, sessions: Dataset, base: ModelRecord) -> Plan:
