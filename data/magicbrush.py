@@ -2,14 +2,14 @@
 
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
 from data.guess import guess
 from data.mice import ImportResult, Reader
-from data.pictures import PictureError, inspect, on_white, unsafe_path
+from data.pictures import Fit, PictureError, as_png, inspect, on_white, unsafe_path
 from data.rows import Refusal
 from data.schema import EditType, Session
 
@@ -43,7 +43,7 @@ def read_magicbrush(paths: Sequence[Path], split: str = "train") -> ImportResult
 
 
 def read_pictures(
-    paths: Sequence[Path], sessions: Iterable[Session], fit: Callable[[int, int], tuple[int, int]] | None = None
+    paths: Sequence[Path], sessions: Iterable[Session], fit: Fit | None = None
 ) -> Iterator[tuple[str, bytes]]:
     """Names and PNG bytes of the pictures of imported sessions, a few rows in memory at a time.
 
@@ -104,7 +104,7 @@ def _row_of(name: str, entries: list[tuple[int, int, str]], split: str) -> dict[
     }
 
 
-def _png(cell: Any, name: str, fit: Callable[[int, int], tuple[int, int]] | None) -> bytes:
+def _png(cell: Any, name: str, fit: Fit | None) -> bytes:
     """An image cell (`{"bytes": ..., "path": ...}` or bytes) as RGB PNG."""
     from PIL import Image
 
@@ -115,8 +115,4 @@ def _png(cell: Any, name: str, fit: Callable[[int, int], tuple[int, int]] | None
     if isinstance(facts, PictureError):
         raise UserError(facts.reason, "Repair or remove this row")
     with Image.open(io.BytesIO(content)) as opened:
-        image = on_white(opened)
-    size = fit(*image.size) if fit else image.size
-    buffer = io.BytesIO()
-    (image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)).save(buffer, "PNG")
-    return buffer.getvalue()
+        return as_png(on_white(opened), fit)

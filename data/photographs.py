@@ -9,10 +9,9 @@ use the phrases of the rendered ones: cm sessions state a rule for colour or mat
 sessions refer back to what was edited before. There are no target pictures: such a benchmark is judged by a model.
 """
 
-import io
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -20,10 +19,9 @@ from data.errors import UserError
 from data.mice import ImportResult, Reader
 from data.photograph_edits import COLOURS, MATERIALS, OF_ONE, Edit, State, apply, draw, reference, worded
 from data.phrases import fill, pick
-from data.pictures import load
 from data.rows import Refusal
 from data.rule_phrases import RULES
-from data.schema import EditType, Session, Track
+from data.schema import EditType, Track
 from data.slots import MAX_WORDS, leaked_answer
 
 CM_RULES: Final = (
@@ -65,20 +63,6 @@ def synthesise(
     if not reader.lines:
         raise UserError(f"{path} holds no line", 'Write one {"image": ..., "objects": [...]} per line')
     return reader.result()
-
-
-def source_pictures(
-    sessions: Sequence[Session], images: Path, fit: Callable[[int, int], tuple[int, int]] | None = None
-) -> Iterator[tuple[str, bytes]]:
-    """Paths and PNG bytes of the source pictures, each once; `fit(width, height)` gives the size to store them in."""
-    from PIL import Image
-
-    for name in dict.fromkeys(session.image for session in sessions):
-        picture = load(images, name)
-        size = fit(*picture.size) if fit else picture.size
-        buffer = io.BytesIO()
-        (picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)).save(buffer, "PNG")
-        yield name, buffer.getvalue()
 
 
 def _row(line: bytes, number: int, turns: tuple[int, int], seed: str) -> dict[str, Any] | Refusal:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -15,6 +16,8 @@ from data.errors import UserError
 MAX_PIXELS: Final = 64_000_000
 """Above this a file is taken for a decompression bomb; it is refused by its header, before anything is decoded."""
 MAX_BYTES: Final = 256_000_000
+Fit = Callable[[int, int], tuple[int, int]]
+"""(width, height) -> the size to store a picture in, e.g. BAGEL's rule."""
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 
 
@@ -115,6 +118,14 @@ def on_white(image: Image.Image) -> Image.Image:
     layered = image.convert("RGBA")
     white = Image.new("RGBA", layered.size, "white")
     return Image.alpha_composite(white, layered).convert("RGB")
+
+
+def as_png(image: Image.Image, fit: Fit | None = None) -> bytes:
+    """PNG bytes, in the size that `fit(width, height)` gives (bicubic), or as it is."""
+    size = fit(*image.size) if fit else image.size
+    buffer = io.BytesIO()
+    (image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _bomb(name: str, width: int = 0, height: int = 0) -> PictureError:

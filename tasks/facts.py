@@ -12,7 +12,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,6 +21,7 @@ from data.errors import UserError
 from data.pictures import PictureError, inspect, unsafe_path
 from data.rows import Refusal, parse_row, turn_error
 from data.schema import EditType, Session, Track
+from data.synthesis import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,7 @@ PICTURE_COLUMNS: Final = {
     "path": "object",
     "not_decodable": "object",
     "size": "object",
+    "size_differs": "object",
     "sha256": "object",
     "recorded_sha256": "object",
 }
@@ -94,10 +96,10 @@ def collect(folder: Path, reference: Path | None = None) -> Facts:
 
     sources = Sources()
     if reference is not None:
-        for path in sorted(reference.glob("*.jsonl")):
+        for path in _splits(reference):
             _note_reference(reference, path.stem, sources)
     tables: tuple[list[dict[str, Any]], ...] = ([], [], [])
-    for path in sorted(folder.glob("*.jsonl")):
+    for path in _splits(folder):
         for table, rows in zip(tables, _split(folder, path, sources), strict=True):
             table += rows
     columns = (SESSION_COLUMNS, PICTURE_COLUMNS, SHARE_COLUMNS)
@@ -105,6 +107,11 @@ def collect(folder: Path, reference: Path | None = None) -> Facts:
         pd.DataFrame(rows, columns=list(kinds)).astype(kinds) for rows, kinds in zip(tables, columns, strict=True)
     ]
     return Facts(*frames)
+
+
+def _splits(folder: Path) -> list[Path]:
+    """The session files of a build; an import keeps its quarantine beside them."""
+    return [path for name in SPLITS if (path := folder / f"{name}.jsonl").is_file()]
 
 
 def _split(folder: Path, path: Path, sources: Sources) -> tuple[list[dict[str, Any]], ...]:
@@ -119,11 +126,16 @@ def _split(folder: Path, path: Path, sources: Sources) -> tuple[list[dict[str, A
             sessions.append(facts)
             if session is not None:
                 wanted[session.image] = facts
-                needed[facts["where"]] = [session.picture(turn) for turn in range(len(session.turns) + 1)]
+                # Photographs have no pictures after a turn: what they should show is not known.
+                shown = range(len(session.turns) + 1) if session.scene else range(1)
+                needed[facts["where"]] = [session.picture(turn) for turn in shown]
                 types.update(str(turn.task_type) for turn in session.turns)
     pictures = []
+    sizes: dict[str, str] = {}
     for facts, png in _pictures(folder, path.stem):
         pictures.append(facts)
+        first = sizes.setdefault(str(PurePosixPath(facts["path"]).parent), facts["size"]) if facts["size"] else None
+        facts["size_differs"] = f"{facts['size']} instead of {first}" if facts["size"] != first else None
         owner = wanted.get(facts["path"])
         if owner is not None and facts["not_decodable"] is None:
             owner["seen_elsewhere"], owner["looks_like"] = sources.note(png, path.name, owner["where"])

@@ -179,7 +179,7 @@ class Storage:
         return len(files)
 
     def get_folder(self, prefix: str, folder: Path) -> int:
-        """Download everything below `prefix/` into a new folder, which appears whole or not at all.
+        """Download everything below `prefix/` ("" = all) into a new folder, which appears whole or not at all.
 
         Raises:
             UserError: the folder exists, or a key would leave it.
@@ -190,9 +190,10 @@ class Storage:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            keys = [*self.list(f"{prefix}/")]
+            below = f"{prefix}/" if prefix else ""
+            keys = [*self.list(below)]
             for key in keys:
-                self.get_file(key, temporary / _inside(key.removeprefix(f"{prefix}/")))
+                self.get_file(key, temporary / _inside(key.removeprefix(below)))
             if not keys:
                 raise NotStored(f"nothing is stored below {self._name(prefix)}", "Check the name, or store it first")
             os.rename(temporary, folder)  # noqa: PTH104 - fails on a folder made meanwhile, as it should

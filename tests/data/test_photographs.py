@@ -1,6 +1,5 @@
 """Sessions on photographs: rules stated and needed, references that resolve, lists that follow the edits."""
 
-import io
 import json
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data.errors import UserError
-from data.photographs import source_pictures, synthesise
+from data.photographs import synthesise
 from data.schema import EditType
 
 LIST = [
@@ -112,11 +111,3 @@ def test_errors_of_use(photographs, tmp_path):
     path.write_text("\n")
     with pytest.raises(UserError, match="holds no line"):
         synthesise(path, folder)
-
-
-def test_pictures_are_stored_once_in_the_size_asked_for(photographs):
-    path, folder = photographs
-    sessions = synthesise(path, folder).sessions
-    pictures = dict(source_pictures(sessions, folder, lambda width, height: (16, 16)))
-    assert list(pictures) == ["a/one.jpg", "a/two.png"]
-    assert all(Image.open(io.BytesIO(content)).size == (16, 16) for content in pictures.values())
