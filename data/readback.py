@@ -26,15 +26,18 @@ CELL_LIMIT = 32.0
 """Root mean square difference (0..255) between a cell and its nearest sprite beyond which it is unreadable."""
 BACKGROUND_LIMIT = 20.0
 """The same for the cells' rims, averaged over the picture, and the nearest background."""
-COMPONENTS = 192
+COMPONENTS = 128
 NOTHING = SceneObject(UNREADABLE, "", "", "")
 
 
 @dataclass(frozen=True)
 class Matcher:
-    """Per background: `basis` (d, k) or None, projected sprites (k, templates) and half their squared length."""
+    """`basis` (d, k) or None; per background, projected sprites (k, templates) and half their squared length.
 
-    bases: tuple[Floats | None, ...]
+    Where there are more sprites than pixels in a cell, they are compared in the subspace of their main components.
+    """
+
+    basis: Floats | None
     sprites: tuple[Floats, ...]
     halves: tuple[Floats, ...]
     rims: Floats
@@ -75,12 +78,12 @@ def matcher_of(world: World) -> Matcher:
     """Sprites prepared for matching, once per world."""
     sprites = atlas_of(world).sprites
     flat = _pool(_typical_signs(atlas_of(world)), world)
-    bases = tuple(_basis(rows) if flat.shape[1] > flat.shape[2] else None for rows in flat)
-    projected = tuple(rows if basis is None else rows @ basis for rows, basis in zip(flat, bases, strict=True))
+    basis = _basis(flat) if flat.shape[1] > flat.shape[2] else None
+    projected = tuple(rows if basis is None else rows @ basis for rows in flat)
     rim = np.ones(sprites.shape[2:4], bool)
     rim[1:-1, 1:-1] = False
     return Matcher(
-        bases,
+        basis,
         tuple(np.ascontiguousarray(rows.T) for rows in projected),
         tuple((rows**2).sum(1) / 2 for rows in projected),
         sprites[:, 0][:, rim].reshape(len(sprites), -1).astype(np.float32),
@@ -141,7 +144,9 @@ def _pool(cells: Pixels, world: World) -> Floats:
     return np.asarray(sums / factor**2, np.float32).reshape(*cells.shape[:2], side * side * 3)
 
 
-def _basis(rows: Floats) -> Floats:
+def _basis(sprites: Floats) -> Floats:
+    """The main components (d, k) of all sprites (backgrounds, templates, d): enough to tell every two apart."""
+    rows = sprites.reshape(-1, sprites.shape[-1])
     _, vectors = np.linalg.eigh(rows.T @ rows)
     return np.ascontiguousarray(vectors[:, -COMPONENTS:])
 
@@ -155,8 +160,7 @@ def _backgrounds(cells: Pixels, matcher: Matcher) -> Codes:
 
 def _nearest(rows: Floats, background: int, matcher: Matcher) -> tuple[Codes, Floats]:
     flat = rows.reshape(-1, rows.shape[2])
-    basis = matcher.bases[background]
-    points = flat if basis is None else flat @ basis
+    points = flat if matcher.basis is None else flat @ matcher.basis
     score = points @ matcher.sprites[background]
     score -= matcher.halves[background]
     best = score.argmax(1)

@@ -18,6 +18,23 @@ def test_random_scenes_are_read_exactly(world):
     assert read(render(scenes, world), world) == scenes
 
 
+@pytest.mark.slow
+@worlds
+def test_100_000_random_scenes_are_read_exactly(world):
+    rng = random.Random(4)
+    for _ in range(100):
+        scenes = [random_scene(rng, world, (0, world.cells), sign_chance=0.5) for _ in range(1000)]
+        assert read(render(scenes, world), world) == scenes
+
+
+@pytest.mark.parametrize("background", list(SMALL.backgrounds))
+def test_every_sprite_of_the_large_world_is_read(background):
+    things = [*atlas_of(SMALL).templates[11:]]
+    things += [None] * (-len(things) % 16)
+    scenes = [Scene(background, tuple(things[start : start + 16])) for start in range(0, len(things), 16)]
+    assert read(render(scenes, SMALL), SMALL) == scenes
+
+
 @pytest.mark.parametrize("background", list(TINY.backgrounds))
 def test_every_sprite_and_text_is_read(background):
     texts = [a + b for a in TINY.letters for b in TINY.letters]
