@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -67,8 +66,8 @@ def _origin(
         seeds=seeds(parameters),
         commit=tags.get(Tag.COMMIT),
         dirty=tags.get(Tag.DIRTY) != "false",
-        lock_digest=file_digest(root / LOCK),
-        dvc_lock_digest=file_digest(root / DVC_LOCK),
+        lock_digest=_filed(books, root / LOCK),
+        dvc_lock_digest=_filed(books, root / DVC_LOCK),
         datasets=tuple(_datasets(books, run)),
         parent=_parent(books, made.parent),
         reward=parameters.get("rl"),
@@ -100,9 +99,9 @@ def seeds(parameters: Mapping[str, Any], path: str = "") -> dict[str, int]:
     return found
 
 
-def file_digest(path: Path) -> str | None:
-    """SHA-256 of a file, None when there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+def _filed(books: Books, path: Path) -> str | None:
+    """SHA-256 of a file whose text is kept as a document; None when there is no file."""
+    return books.shelf.put(path.read_bytes()) if path.is_file() else None
 
 
 def _datasets(books: Books, run: Run) -> list[DatasetOrigin]:
@@ -158,7 +157,12 @@ def statement_of(books: Books, model_id: str) -> str:
 
 
 def evidence(
-    books: Books, model: ModelRecord, benchmark_digest: str, locked: Mapping[str, str], pushed: Mapping[str, bool]
+    books: Books,
+    model: ModelRecord,
+    benchmark_digest: str,
+    locked: Mapping[str, str],
+    pushed: Mapping[str, bool],
+    benchmark: str | None = None,
 ) -> Evidence:
     """What is known of a candidate, from its statement and its run.
 
@@ -168,12 +172,19 @@ def evidence(
         benchmark_digest: DVC digest of the benchmark that this retraining built.
         locked: DVC digest by dataset name as dvc.lock has it now.
         pushed: by dataset name, whether the remote holds it.
+        benchmark: name of the benchmark, when its validation and its place in DVC count too.
     """
     payload = lineage.opened(statement_of(books, model.model_id), books.shelf, books.trusted)
     build = payload["predicate"]["buildDefinition"]
     origin = {item["name"]: item for item in build["resolvedDependencies"]}
     commit = origin["source"]["digest"]["gitCommit"]
     parents = lineage.dependencies(payload, "model")
+    datasets = [_known(item, locked, pushed) for item in lineage.dependencies(payload, "dataset")]
+    if benchmark is not None:
+        valid, _ = _validation(books, books.registry.run(model.run_id).info.experiment_id, benchmark_digest)
+        there, sent = locked.get(benchmark), pushed.get(benchmark)
+        made = DatasetEvidence(name=benchmark, used=benchmark_digest, locked=there, pushed=sent, valid=valid)
+        datasets.append(made)
     return Evidence(
         profile=build["externalParameters"]["profile"],
         stage=build["externalParameters"]["model"],
@@ -181,7 +192,7 @@ def evidence(
         commit=None if commit == "unknown" else commit,
         dirty=origin["source"]["annotations"]["dirty"],
         lock_digest=origin[LOCK]["digest"]["sha256"] if LOCK in origin else None,
-        datasets=tuple(_known(item, locked, pushed) for item in lineage.dependencies(payload, "dataset")),
+        datasets=tuple(datasets),
         benchmark_digest=benchmark_digest,
         parent_digest=parents[0]["digest"]["sha256"] if parents else None,
         parent_signed=_signed(books, parents[0]) if parents else None,

@@ -12,7 +12,6 @@ from tasks.filing import file_decision
 from tasks.models import ModelRecord
 from tasks.policy import Policy
 from tasks.promotion import Candidate, Outcome, promote
-from tasks.registry import STATEMENT_TAG
 from tasks.scores import Scores
 
 
@@ -49,7 +48,8 @@ def consider(
 
 def assess(books: Books, policy: Policy, model: ModelRecord, standing: Standing) -> Decision:
     """Decide and keep the decision, without entering anything: what a dry run shows, what a person approves."""
-    known = attestation.evidence(books, model, standing.benchmark_digest, standing.locked, standing.pushed)
+    named = standing.candidate.benchmark.name
+    known = attestation.evidence(books, model, standing.benchmark_digest, standing.locked, standing.pushed, named)
     return file_decision(books.shelf, policy, standing.candidate, standing.champion, known, standing.parent)
 
 
@@ -61,6 +61,3 @@ def champion_model(books: Books) -> ModelRecord | None:
     version = books.registry.version(entry.version)
     found = books.registry.client.get_logged_model(version.model_id)
     return ModelRecord(found.name, version.model_id, entry.model_digest, version.run_id)
-
-
-__all__ = ["STATEMENT_TAG", "Standing", "assess", "champion_model", "consider"]

@@ -150,7 +150,15 @@ def opened(digest: str, shelf: Shelf, keys: Mapping[str, Any]) -> dict[str, Any]
     return dict(payload)
 
 
-def release(training: str, shelf: Shelf, identity: Identity, keys: Mapping[str, Any], verdict: Decision) -> str:
+def release(
+    training: str,
+    shelf: Shelf,
+    identity: Identity,
+    keys: Mapping[str, Any],
+    verdict: Decision,
+    evaluations: Mapping[str, str],
+    signature: str,
+) -> str:
     """Sign and keep the statement of a version that stands for promotion: its provenance, its scores, the decision.
 
     Args:
@@ -159,12 +167,16 @@ def release(training: str, shelf: Shelf, identity: Identity, keys: Mapping[str, 
         identity: who signs.
         keys: trusted public keys.
         verdict: the gate decision, kept on the shelf as well.
+        evaluations: run id to record digest of the runs that scored the model, see `tasks.registry.record_digest`.
+        signature: SHA-256 of the OpenSSF signature of the weights, kept on the shelf as well.
     """
     payload = opened(training, shelf, keys)
     scores = Scores.model_validate_json(shelf.get(verdict.inputs.candidate))
-    facts = {"benchmark": scores.benchmark.model_dump(), "judge": scores.judge.model_dump(), "seed": scores.seed}
+    facts: dict[str, Any] = {"evaluations": dict(evaluations), "seed": scores.seed}
+    facts |= {"benchmark": scores.benchmark.model_dump(), "judge": scores.judge.model_dump()}
     payload["predicate"]["runDetails"]["byproducts"] = [
         _resource("training-statement", {"sha256": training}),
+        _resource("model-signature", {"sha256": signature}),
         _resource("scores", {"sha256": scores.digest}, means=scores.means(), **facts),
         _resource("gate-decision", {"sha256": verdict.digest}, verdict=verdict.verdict, reasons=list(verdict.reasons)),
     ]

@@ -16,7 +16,8 @@ from tasks.books import Books
 from tasks.decision import Decision
 from tasks.filing import remake, verify_model
 from tasks.ledger import Action, Conflict, Draft, Signed, champion, recalled
-from tasks.registry import OVERRIDE_TAG, RECALLED_TAG, STATEMENT_TAG, VERDICT_TAG
+from tasks.registry import OVERRIDE_TAG, RECALLED_TAG, STATEMENT_TAG, VERDICT_TAG, record_digest
+from tasks.signing import sign_weights
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def promote(
     if override is not None and not decision.promote:
         given = check_approval(override, "override", decision.digest, books)
         approval, reason = books.shelf.put(override), f"{reason}; overridden by {given.signer}: {given.reason}"
-    statement = lineage.release(candidate.statement, books.shelf, books.identity, books.trusted, decision)
+    statement = _release(books, candidate, decision)
     version = _register(books, candidate, decision, statement)
     action: Action = "promote" if decision.promote else "override" if approval else "refuse"
     draft = Draft(
@@ -85,6 +86,18 @@ def promote(
         books.registry.tag(version, OVERRIDE_TAG, reason)
     project(books)
     return Outcome(version, action != "refuse", decision, decision.digest, entry)
+
+
+def _release(books: Books, candidate: Candidate, decision: Decision) -> str:
+    """The statement with scores, decision and the signature of the weights; the same bytes whenever it is made."""
+    signature = books.state / "signatures" / f"{candidate.digest}.sig"
+    if not signature.exists():  # the layout's signatures hold a random number, so one is made once
+        with books.registry.model_folder(candidate.model_id) as folder:
+            sign_weights(folder, books.keys, signature)
+    runs = books.registry.evaluations(candidate.model_id, decision.benchmark_digest)
+    records = {run_id: record_digest(books.registry.run_record(run_id)) for run_id in runs}
+    kept = books.shelf.put(signature.read_bytes())
+    return lineage.release(candidate.statement, books.shelf, books.identity, books.trusted, decision, records, kept)
 
 
 def _register(books: Books, candidate: Candidate, decision: Decision, statement: str) -> int:

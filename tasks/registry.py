@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
-from mlflow_config.settings import Tag
+from mlflow_config.settings import Stage, Tag
 from tasks.signing import canonical, sha256
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class Version:
     model_id: str
     run_id: str
     tags: Mapping[str, str]
+
+
+def _used(run: Run) -> list[str]:
+    """Digests of the datasets that a run read."""
+    return [item.dataset.digest for item in run.inputs.dataset_inputs] if run.inputs else []
 
 
 def _version(found: ModelVersion) -> Version:
@@ -168,6 +173,13 @@ class Registry:
             return self.client.get_run(run_id)
         except MlflowException as error:
             raise UserError(f"MLflow holds no run {run_id}", "Restore the tracking store") from error
+
+    def evaluations(self, model_id: str, benchmark_digest: str) -> list[str]:
+        """Finished runs that scored a logged model on one state of a benchmark, sorted by id."""
+        experiment = self.client.get_logged_model(model_id).experiment_id
+        wanted = f"tags.`{Tag.STAGE}` = '{Stage.EVALUATE}' and tags.`{Tag.MODEL}` = '{model_id}'"
+        runs = self.client.search_runs([experiment], f"{wanted} and attributes.status = 'FINISHED'")
+        return sorted(run.info.run_id for run in runs if benchmark_digest in _used(run))
 
     def run_record(self, run_id: str) -> dict[str, Any]:
         """What MLflow holds of a run that may never change again: see `record_digest`."""

@@ -5,27 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks import attestation
 from tasks.books import Books
+from tasks.candidacy import Standing, assess
+from tasks.decision import Decision
 from tasks.documents import FolderShelf
-from tasks.filing import file_decision
 from tasks.ledger import Ledger
 from tasks.models import ModelRecord, digest
-from tasks.policy import Policy, load_policy
+from tasks.policy import load_policy
 from tasks.promotion import Candidate
 from tasks.registry import Registry
+from tasks.scores import Scores
 from tasks.signing import load_identity
 from tests.tasks.scoresets import Quality, score_set, skilled
 
 POLICY = load_policy("small").model_copy(update={"alias": "champion"})
 PROFILE = "tiny"
 DATASET = f"sessions/{PROFILE}"
+BENCHMARK_NAME = f"benchmark/{PROFILE}"
 
 
 @dataclass
@@ -35,6 +38,7 @@ class House:
     root: Path
     books: Books
     experiment: str
+    commit: str
 
     @property
     def client(self) -> Any:
@@ -67,7 +71,8 @@ def build_house(root: Path, template: Path) -> House:
     books = open_test_books(state, client)
     (root / "requirements.lock").write_text("torch==2.13.0\n")
     write_dataset(root)
-    return House(root, books, experiment)
+    write_dataset(root, BENCHMARK_NAME, "benchmark")
+    return House(root, books, experiment, commit(root))
 
 
 def open_test_books(state: Path, client: Any, actor: str = "ada") -> Books:
@@ -81,9 +86,9 @@ def md5(data: bytes) -> str:
     return hashlib.md5(data).hexdigest()
 
 
-def write_dataset(root: Path, text: str = "session") -> str:
-    """Sessions in the checkout, in DVC's cache and remote, and in dvc.lock; the folder's DVC hash."""
-    folder = root / "data" / DATASET
+def write_dataset(root: Path, name: str = DATASET, text: str = "session") -> str:
+    """A dataset in the checkout, in DVC's cache and remote, and in dvc.lock; the folder's DVC hash."""
+    folder = root / "data" / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "train.jsonl").write_text(f'{{"id": "{text}"}}\n')
@@ -98,14 +103,24 @@ def write_dataset(root: Path, text: str = "session") -> str:
         place(store, found, listing)
         for path in folder.iterdir():
             place(store, md5(path.read_bytes()), path.read_bytes())
-    (root / "dvc.lock").write_text(
-        json.dumps({"schema": "2.0", "stages": {f"sessions@{PROFILE}": {"outs": [out(found)]}}})
-    )
+    lock = root / "dvc.lock"
+    content = json.loads(lock.read_text()) if lock.exists() else {"schema": "2.0", "stages": {}}
+    content["stages"][name.replace("/", "@")] = {"outs": [{"path": f"data/{name}", "hash": "md5", "md5": found}]}
+    lock.write_text(json.dumps(content))
     return found
 
 
-def out(found: str) -> dict[str, str]:
-    return {"path": f"data/{DATASET}", "hash": "md5", "md5": found}
+def locked(house: House, name: str = DATASET) -> str:
+    return json.loads((house.root / "dvc.lock").read_text())["stages"][name.replace("/", "@")]["outs"][0]["md5"]
+
+
+def commit(root: Path) -> str:
+    """A repository with one commit that holds the lock; the commit."""
+    words = ["-c", "user.name=ada", "-c", "user.email=ada@example.org", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "requirements.lock"], [*words, "commit", "-q", "-m", "lock"]):
+        subprocess.run(["git", *command], cwd=root, check=True, capture_output=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, check=True, capture_output=True, text=True)
+    return head.stdout.strip()
 
 
 def place(store: Path, name: str, data: bytes) -> None:
@@ -122,7 +137,7 @@ def train(house: House, name: str = "rl", parent: ModelRecord | None = None, con
         Tag.STAGE: stage,
         Tag.FINGERPRINT: hashlib.sha256(content.encode()).hexdigest(),
         Tag.PROFILE: PROFILE,
-        Tag.COMMIT: "c" * 40,
+        Tag.COMMIT: house.commit,
         Tag.DIRTY: "false",
     }
     run = client.create_run(house.experiment, tags={str(key): value for key, value in tags.items()})
@@ -131,7 +146,7 @@ def train(house: House, name: str = "rl", parent: ModelRecord | None = None, con
     for step, value in enumerate((0.3, 0.4, 0.5)):
         client.log_metric(run_id, "rl/reward", value, step=step, timestamp=1_000 + step)
     if name != "base":
-        _dataset_input(house, run_id)
+        use_dataset(house, run_id, DATASET)
     model = _log_model(house, run_id, name, parent, content)
     folder = Path(client.get_logged_model(model.model_id).artifact_location)
     attestation.attest(house.books, model, folder, {"rl": {"optimisation": {"seed": 7}}}, house.root)
@@ -139,17 +154,30 @@ def train(house: House, name: str = "rl", parent: ModelRecord | None = None, con
     return model
 
 
-def _dataset_input(house: House, run_id: str) -> None:
+def use_dataset(house: House, run_id: str, name: str) -> None:
+    """Log a dataset as input of a run; the run that built and validated it is made at need."""
     from mlflow.entities import Dataset, DatasetInput
 
-    found = json.loads((house.root / "dvc.lock").read_text())["stages"][f"sessions@{PROFILE}"]["outs"][0]["md5"]
+    found = locked(house, name)
     if not house.client.search_runs([house.experiment], f"tags.`{Tag.DATASET}` = '{found}'"):
         built = house.client.create_run(house.experiment, tags={str(Tag.DATASET): found, str(Tag.VALIDATION): "passed"})
         house.client.log_text(built.info.run_id, '{"success": true}', "validation.json")
         house.client.set_terminated(built.info.run_id, "FINISHED")
-    source = json.dumps({"path": f"data/{DATASET}", "stage": f"sessions@{PROFILE}"})
-    dataset = Dataset(DATASET, found, "dvc", source, profile=json.dumps({"rows": 1}))
+    source = json.dumps({"path": f"data/{name}"})
+    dataset = Dataset(name, found, "dvc", source, profile=json.dumps({"rows": 1}))
     house.client.log_inputs(run_id, datasets=[DatasetInput(dataset, [])])
+
+
+def evaluate(house: House, model: ModelRecord, scores: Scores) -> str:
+    """A finished evaluation run with the means as metrics."""
+    tags = {Tag.STAGE: "evaluate", Tag.MODEL: model.model_id, Tag.PROFILE: PROFILE, Tag.COMMIT: house.commit}
+    run_id = house.client.create_run(house.experiment, tags={str(k): v for k, v in tags.items()}).info.run_id
+    for metric, cell in scores.means().items():
+        if cell["mean"] is not None:
+            house.client.log_metric(run_id, f"evaluation/{metric}", cell["mean"])
+    use_dataset(house, run_id, BENCHMARK_NAME)
+    house.client.set_terminated(run_id, "FINISHED")
+    return run_id
 
 
 def _log_model(house: House, run_id: str, name: str, parent: ModelRecord | None, content: str) -> ModelRecord:
@@ -173,24 +201,29 @@ def family(house: House, content: str = "weights") -> ModelRecord:
     return train(house, "rl", sft, content)
 
 
-def stand(house: House, model: ModelRecord, quality: Quality, seed: int = 3, policy: Policy = POLICY) -> Any:
-    """Scores, evidence and a filed decision against the present champion: (candidate, decision)."""
-    books = house.books
-    scores = score_set(quality, seed=seed, model_digest=model.digest)
+def standing(house: House, model: ModelRecord, quality: Quality, seed: int = 3) -> Standing:
+    """Scores of a model, of its parent and of the present champion, and the state of the data."""
+    books, benchmark = house.books, {"name": BENCHMARK_NAME, "digest": locked(house, BENCHMARK_NAME)}
+    scores = score_set(quality, seed=seed, model_digest=model.digest, benchmark=benchmark)
+    evaluate(house, model, scores)
     current = books.ledger.champion("edit-r2", "champion")
     champion = None
     if current is not None:
-        from tasks.decision import Decision
-        from tasks.scores import Scores
-
         kept = Decision.model_validate_json(books.shelf.get(str(current.decision)))
         champion = Scores.model_validate_json(books.shelf.get(kept.inputs.candidate))
-    locked = json.loads((house.root / "dvc.lock").read_text())["stages"][f"sessions@{PROFILE}"]["outs"][0]["md5"]
-    known = attestation.evidence(books, model, scores.benchmark.digest, {DATASET: locked}, {DATASET: True})
-    parent = score_set(skilled(0.4), seed=2, name="parent")
-    decision = file_decision(books.shelf, policy, scores, champion, known, parent)
-    statement = attestation.statement_of(books, model.model_id)
+    there = {name: locked(house, name) for name in (DATASET, BENCHMARK_NAME)}
+    return Standing(
+        candidate=scores,
+        champion=champion,
+        parent=score_set(skilled(0.4), seed=2, name="parent", benchmark=benchmark),
+        benchmark_digest=benchmark["digest"],
+        locked=there,
+        pushed=dict.fromkeys(there, True),
+    )
+
+
+def stand(house: House, model: ModelRecord, quality: Quality, seed: int = 3) -> tuple[Candidate, Decision]:
+    """A candidate and the filed decision on it, against the present champion."""
+    decision = assess(house.books, POLICY, model, standing(house, model, quality, seed))
+    statement = attestation.statement_of(house.books, model.model_id)
     return Candidate(model.model_id, model.run_id, model.digest, statement), decision
-
-
-__all__ = ["POLICY", "House", "UserError", "build_house", "family", "sqlite_template", "stand", "train"]

@@ -12,7 +12,7 @@ from tasks.documents import FolderShelf
 from tasks.origin import DatasetOrigin, Origin, ParentOrigin, hardware, libraries
 from tasks.redaction import leaks, redact
 from tasks.signing import SignatureError, load_identity, sha256, trusted_keys
-from tests.tasks.houses import DATASET, build_house, family, sqlite_template
+from tests.tasks.houses import DATASET, build_house, family, locked, sqlite_template
 from tests.tasks.scoresets import digest
 
 
@@ -157,10 +157,10 @@ def test_statements_are_made_from_recorded_runs(house):
 
 def test_evidence_follows_the_statement(house):
     model = family(house, "other")
-    locked = json.loads((house.root / "dvc.lock").read_text())["stages"]["sessions@tiny"]["outs"][0]["md5"]
-    known = attestation.evidence(house.books, model, "b.dir", {DATASET: locked}, {})
-    assert (known.stage, known.commit, known.dirty, known.parent_signed) == ("rl", "c" * 40, False, True)
-    assert known.datasets[0].used == known.datasets[0].locked == locked
+    there = locked(house)
+    known = attestation.evidence(house.books, model, "b.dir", {DATASET: there}, {})
+    assert (known.stage, known.commit, known.dirty, known.parent_signed) == ("rl", house.commit, False, True)
+    assert known.datasets[0].used == known.datasets[0].locked == there
     assert known.datasets[0].pushed is None
     assert (known.reward.first, known.reward.last) == (0.3, 0.5)
 

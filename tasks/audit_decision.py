@@ -1,0 +1,88 @@
+"""Audit of the decision: its documents, the same decision made again, the scores, the benchmark, the override."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from tasks import lineage
+from tasks.approval import APPROVAL_TYPE, Approval
+from tasks.audit import AuditReport, expect
+from tasks.audit_model import check_data, document
+from tasks.decision import Decision
+from tasks.filing import remake
+from tasks.ledger import Entry
+from tasks.registry import record_digest
+from tasks.scores import Scores
+from tasks.signing import verify
+from tasks.view import View
+
+
+def walk_decision(report: AuditReport, view: View, entry: Entry, release: dict[str, Any] | None) -> None:
+    """Check everything that the decision rests on."""
+    subject = f"decision on version {entry.version}"
+    kept: Decision | None = None
+    with report.link("decision", subject, "kept with its digest, about this model"):
+        kept = Decision.model_validate_json(document(view, str(entry.decision)))
+        expect(kept.model_digest == entry.model_digest, "it is about another model")
+        if release is not None:
+            expect(
+                lineage.byproduct(release, "gate-decision") == entry.decision, "the statement names another decision"
+            )
+        _check_action(entry, kept)
+    if kept is None:
+        return
+    for name, digest in kept.inputs.model_dump().items():
+        if digest is not None:
+            with report.link("decision", f"{name} of {subject}", "kept with its digest"):
+                document(view, digest)
+    with report.link("decision", subject, "made again from its documents, it is the same"):
+        found, again = remake(view.shelf, str(entry.decision))
+        expect(again == found, "made again from its documents, it comes out differently")
+    _scores(report, view, kept, release)
+    if entry.approval:
+        with report.link("approval", subject, "signed by a person, for this decision, in time"):
+            _check_approval(view, entry)
+
+
+def _check_action(entry: Entry, kept: Decision) -> None:
+    allowed = {"promote": True, "override": False, "refuse": False}
+    if entry.action in allowed:
+        expect(kept.promote == allowed[entry.action], f"the ledger says {entry.action}, the decision {kept.verdict}")
+    expect(entry.action != "override" or entry.approval is not None, "an override without approval")
+
+
+def _scores(report: AuditReport, view: View, kept: Decision, release: dict[str, Any] | None) -> None:
+    subject = f"scores of {kept.model_digest[:12]}"
+    scores: Scores | None = None
+    with report.link("scores", subject, "are those of the statement"):
+        scores = Scores.model_validate_json(document(view, kept.inputs.candidate))
+        expect(scores.model_digest == kept.model_digest, "they are of another model")
+        if release is not None:
+            told = _told(release)
+            expect(told["digest"]["sha256"] == scores.digest, "the statement names other scores")
+            expect(told["annotations"]["means"] == scores.means(), "the statement tells other means")
+    if release is not None:
+        with report.link(
+            "run", f"evaluation of {kept.model_digest[:12]}", "metrics and inputs are those of the statement"
+        ):
+            for run_id, digest in _told(release)["annotations"]["evaluations"].items():
+                same = record_digest(view.registry.run_record(run_id)) == digest
+                expect(same, f"run {run_id[:8]}: parameters, tags, metrics or inputs were changed after it was judged")
+    if scores is not None:
+        benchmark = scores.benchmark
+        check_data(report, view, benchmark.name, benchmark.digest, f"{benchmark.name} of the scores")
+
+
+def _told(release: dict[str, Any]) -> dict[str, Any]:
+    found = release["predicate"]["runDetails"]["byproducts"]
+    return dict(next(item for item in found if item["name"] == "scores"))
+
+
+def _check_approval(view: View, entry: Entry) -> None:
+    payload, signer = verify(document(view, str(entry.approval)), APPROVAL_TYPE, view.trusted)
+    given = Approval.model_validate(payload)
+    expect(given.signer == signer, "it is signed with another person's key")
+    expect(given.decision == entry.decision, "it is for another decision")
+    in_time = given.given <= datetime.fromisoformat(entry.time) <= given.expires
+    expect(in_time, "it had expired when it was used")
