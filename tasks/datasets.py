@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
+from filelock import FileLock
 
 from data.errors import UserError
 from tasks.settings import Settings, settings
@@ -65,7 +66,9 @@ def build(profile: str, name: Name, push: bool = True, chosen: Settings | None =
     chosen = chosen or settings()
     owner = owner_of(profile, name, chosen.root)
     stage = f"{name}@{owner}"
-    _run(["--wait-for-lock", "repro", stage], f"build {name}/{owner}", chosen)
+    # DVC refuses a stage that another process runs ("is busy"); waiting for it is what both of them want.
+    with FileLock(chosen.folder("locks") / "dvc-repro.lock"):
+        _run(["--wait-for-lock", "repro", stage], f"build {name}/{owner}", chosen)
     dataset = locked(owner, name, chosen)
     if push:
         push_dataset(dataset, chosen)
@@ -188,7 +191,8 @@ def _cause(said: str) -> str:
     own = [line for line in lines if not line.startswith(("ERROR: ", "WARNING: ", "> "))]
     if errors and "failed to reproduce" in errors[-1] and "failed to run" in errors[-1] and own:
         return own[-1].rstrip(".")
-    return (errors or lines or ["it said nothing"])[-1].removeprefix("ERROR: ").rstrip(".")
+    last = (errors or lines or ["it said nothing"])[-1]
+    return last.removeprefix("ERROR: ").removeprefix("unexpected error - ").rstrip(".")
 
 
 def _local_remote(root: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,24 @@ def test_a_failing_stage_is_one_line_and_leaves_the_lock_alone(checkout):
     assert "\n" not in str(caught.value)
     assert (checkout.root / "dvc.lock").read_bytes() == lock
     assert "exit 255" in (checkout.state / "logs" / "dvc.log").read_text()
+
+
+def test_two_at_once_build_once(checkout):
+    stage = checkout.root / "stage.py"
+    stage.write_text("import time\ntime.sleep(1)\n" + stage.read_text())
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(datasets.build, "tiny", "sessions", push=False, chosen=checkout) for _ in range(2)]
+        first, second = (each.result() for each in both)
+    assert first == second
+    assert (checkout.root / "runs").read_text() == "x"
+
+
+def test_a_remote_that_cannot_be_written_is_one_line(checkout, tmp_path):
+    (tmp_path / "file").write_text("")
+    elsewhere = checkout.model_copy(update={"dvc_remote": str(tmp_path / "file" / "below")})
+    with pytest.raises(UserError, match="cannot push sessions/tiny to .*below") as caught:
+        datasets.build("tiny", "sessions", chosen=elsewhere)
+    assert "\n" not in str(caught.value) and "unexpected error" not in str(caught.value)
 
 
 def test_another_remote_stays_out_of_the_committed_configuration(checkout, tmp_path):
