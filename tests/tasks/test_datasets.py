@@ -113,7 +113,7 @@ def test_two_at_once_build_once(checkout):
 def test_a_remote_that_cannot_be_written_is_one_line(checkout, tmp_path):
     (tmp_path / "file").write_text("")
     elsewhere = checkout.model_copy(update={"dvc_remote": str(tmp_path / "file" / "below")})
-    with pytest.raises(UserError, match="cannot push sessions/tiny to .*below") as caught:
+    with pytest.raises(UserError, match=r"cannot push sessions/tiny to .*below") as caught:
         datasets.build("tiny", "sessions", chosen=elsewhere)
     assert "\n" not in str(caught.value) and "unexpected error" not in str(caught.value)
 
