@@ -72,18 +72,21 @@ def store(
     span = torch.stack([grid[window.start : window.start + window.size], grid[window.start + 1 :][: window.size]], 1)
     old_text = [turn.trace_logprobs for trajectory in chosen for turn in trajectory.turns]
     return Stored(
-        pack(sessions, pictures, bundle.special),
-        pictures,
-        *(torch.cat(parts) for parts in zip(*windows, strict=True)),
-        span.repeat(len(windows), 1),
-        torch.cat(old_text),
+        batch=pack(sessions, pictures, bundle.special),
+        pictures=pictures,
+        states=torch.cat([window.states for window in windows]),
+        following=torch.cat([window.following for window in windows]),
+        means=torch.cat([window.means for window in windows]),
+        logprobs=torch.cat([window.logprobs for window in windows]),
+        times=span.repeat(len(windows), 1),
+        text_logprobs=torch.cat(old_text),
     )
 
 
-def _window(window: Window | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _window(window: Window | None) -> Window:
     if window is None:
         raise ValueError("A trajectory without stochastic steps cannot be replayed: sample it with an exploration")
-    return window.states, window.following, window.means, window.logprobs
+    return window
 
 
 def replay(model: EditModel, stored: Stored, config: SamplingConfig, window: Exploration) -> Replay:

@@ -7,6 +7,7 @@ forwards and step.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,17 +116,24 @@ def judge(
         for turn, values in enumerate(score.turns):
             exists[row, turn] = True
             for name in METRICS:
-                if isinstance(values[name], float):
-                    flat[name][row, turn] = values[name]
+                value = values[name]
+                if isinstance(value, float):
+                    flat[name][row, turn] = value
     shape = (len(examples), config.group_size, turns)
     metrics, exists = {name: value.view(shape) for name, value in flat.items()}, exists.view(shape)
     weights = dict(zip(("IF", "CC", "GA"), config.rewards, strict=True))
     rewards = objectives.combine_rewards(metrics, weights)
     healthy = objectives.healthy_turns(metrics["IF"], exists, threshold=config.filter_threshold)
     learns = healthy if config.filter else exists
-    options = {"grouping": config.advantage, "minimum_spread": config.minimum_spread, "bound": config.advantage_clip}
-    image = objectives.advantages(rewards, learns, **options)
-    text = image if config.mask_text or not config.filter else objectives.advantages(rewards, exists, **options)
+    compare = functools.partial(
+        objectives.advantages,
+        rewards,
+        grouping=config.advantage,
+        minimum_spread=config.minimum_spread,
+        bound=config.advantage_clip,
+    )
+    image = compare(learns)
+    text = image if config.mask_text else compare(exists)
     return Experience(examples, trajectories, window, metrics, rewards, exists, healthy, image, text)
 
 

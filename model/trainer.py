@@ -182,11 +182,10 @@ class Trainer:
         replace_folder(temporary, self.folder / "checkpoint")
 
     def _moments(self) -> dict[str, Tensor]:
-        names = {p: n for n, p in self.parameters.items()}
         return {
-            f"{names[p]}|{key}": torch.as_tensor(value)
-            for p, state in self.optimizer.state.items()
-            for key, value in state.items()
+            f"{name}|{key}": torch.as_tensor(value)
+            for name, parameter in self.parameters.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
         }
 
     def _resume(self) -> None:
