@@ -133,7 +133,17 @@ def asked(outcome: Outcome) -> tuple[Duty, ...]:
         names = tuple(dict.fromkeys(("kind", ALTERED[request.type])))
     # A rule about the row decides only where a thing goes: it stays asked for.
     ruled = set(outcome.duties) - ({(cells[0], "kind")} if effect.added else set())
-    return tuple((cell, name) for cell in cells for name in names if (cell, name) not in ruled)
+    return tuple(
+        (cell, name)
+        for cell in cells
+        for name in names
+        if (cell, name) not in ruled and _has(_thing(effect.scene, cell), name)
+    )
+
+
+def _has(thing: SceneObject, name: str) -> bool:
+    """Whether the attribute means anything: only signs have text."""
+    return name != "text" or thing.kind == SIGN
 
 
 def kept_attributes(outcome: Outcome) -> tuple[Kept, ...]:
@@ -145,7 +155,7 @@ def kept_attributes(outcome: Outcome) -> tuple[Kept, ...]:
         Kept(cell, source, name)
         for cell, source in outcome.effect.origin
         for name in ATTRIBUTES
-        if (cell, name) not in named
+        if (cell, name) not in named and _has(_thing(outcome.effect.scene, cell), name)
     )
 
 

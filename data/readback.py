@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import UserError
 from data.render import Atlas, Pixels, atlas_of, split_cells
-from data.scenes import SIGN, UNREADABLE, Scene, SceneObject, World
+from data.scenes import UNREADABLE, Scene, SceneObject, World
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int64]
@@ -24,6 +23,8 @@ CHUNK = 1024
 """Pictures read at once: bounds the memory at some 50 MB."""
 CELL_LIMIT = 32.0
 """Root mean square difference (0..255) between a cell and its nearest sprite beyond which it is unreadable."""
+SIGN_LIMIT = 48.0
+"""The same for signs, whose letters are the finest detail and the first to blur."""
 BACKGROUND_LIMIT = 20.0
 """The same for the cells' rims, averaged over the picture, and the nearest background."""
 COMPONENTS = 128
@@ -201,31 +202,16 @@ def _texts(
         ink = patches[:, plate.lines, plate.columns(slot)].astype(np.float32)
         letters[:, slot] = ((ink[:, None] - table) ** 2).sum((2, 3, 4)).argmin(1)
         expected[:, plate.lines, plate.columns(slot)] = table[np.arange(len(rows)), letters[:, slot]]
-    difference = np.sqrt(((patches.astype(np.float32) - expected) ** 2).mean((1, 2, 3)))
-    alphabet = (*world.letters, "")
+    errors = np.sqrt(((patches.astype(np.float32) - expected) ** 2).mean((1, 2, 3))).tolist()
     colours = list(world.colours)
-    return {
-        (row, cell): world.sign("".join(alphabet[code] for code in codes), colours[template[row, cell] - 1])
-        if off <= CELL_LIMIT
-        else NOTHING
-        for row, cell, codes, off in zip(
-            rows.tolist(), cells.tolist(), letters.tolist(), difference.tolist(), strict=True
-        )
-    }
+    found = {}
+    for row, cell, codes, error in zip(rows.tolist(), cells.tolist(), letters.tolist(), errors, strict=True):
+        text = "".join((*world.letters, "")[code] for code in codes)
+        sign = world.sign(text, colours[template[row, cell] - 1])
+        found[row, cell] = sign if error <= SIGN_LIMIT else NOTHING
+    return found
 
 
 def readable(scene: Scene) -> bool:
     """Whether background and every cell were recognised."""
     return scene.background != UNREADABLE and all(thing is None or thing.kind != UNREADABLE for thing in scene.cells)
-
-
-def require_world_size(size: tuple[int, int], world: World, where: str) -> None:
-    """UserError when a picture (width, height) does not have the world's size."""
-    if size != (world.image_size, world.image_size):
-        raise UserError(
-            f"{where} has {size[0]}x{size[1]} pixels, the world {world.name} {world.image_size}x{world.image_size}",
-            "Rebuild the sessions with `python -m data.build`",
-        )
-
-
-__all__ = ["CELL_LIMIT", "SIGN", "margins", "match", "read", "readable"]

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from data.edits import ALTERED, Effect, Request, noun
 from data.history import History
+from data.naming import Focus, View, single
 from data.phrases import REFERENCES, pick
-from data.proposals import Draft, Focus, View, single
+from data.proposals import Draft
 from data.scenes import RELATIONS, SIGN, SceneObject
 from data.schema import EditType
 
