@@ -51,22 +51,25 @@ GRAMMAR: Final = {
 }
 
 # "St. Bernard" and "Dr. Pepper can" are noun phrases, so a full stop after these ends no sentence.
-_ABBREVIATION: Final = re.compile(r"\b(?:st|dr|mr|mrs|ms|jr|sr|no|vs|mt|ft|oz|u\.s|[a-z])\.", re.IGNORECASE)
+_ABBREVIATION: Final = re.compile(
+    r"\b(?:st|dr|mr|mrs|ms|jr|sr|no|vs|mt|ft|oz|inc|co|ltd|corp|ave|u\.s|[a-z])\.", re.IGNORECASE
+)
 _SENTENCE_END: Final = re.compile(r"[.!?。！？…](?=[\s\"'”’)]|$)|[。！？]")
 # Words that make a clause. None of them occurs in a published object, value or place slot.
 _CLAUSE: Final = re.compile(
     r"(?<![\w-])(?:is|are|was|were|be|been|am|will|would|should|could|must|cannot|does|did|has|have|please|sorry|"
-    r"you|we|he|she|they|that|these|those|here|there|let'?s|it'?s|i'?m|i'?ll|i've|don't|can't|"
-    r"i (?:think|can|need|want|see|assume|chose|choose|guess)|this (?:object|image|one)|"
-    r"wants?|seems?|appears?|needs|means|contains|looks like|because|since|therefore|however|thus|hence)(?![\w-])",
+    r"it|you|we|he|she|they|that|which|what|these|those|here|there|let'?s|let me|it'?s|i['’](?:m|ll|ve|d)|don't|can't|"
+    r"i (?:think|can|need|want|see|assume|chose|choose|guess|suggest|would|will)|this (?:object|image|one)|"
+    r"wants?|think|suggests?|recommends?|seems?|appears?|needs|means|contains|shows|depicts|looks like|"
+    r"because|since|therefore|however|thus|hence)(?![\w-])",
     re.IGNORECASE,
 )
 _COMMAND: Final = re.compile(
     r"^(?:(?:change|move|set|put|replace|remove|add|create|output|return|answer|use|select|choose|pick)\s+(?:the|a|an)\b"
-    r"|(?:sure|okay|ok|wait|well|so|yes|no),\s)",
+    r"|(?:change|move|put|replace|remove|add|make|turn)(?:\s+\S+){3}|(?:sure|okay|ok|wait|well|so|yes|no),\s)",
     re.IGNORECASE,
 )
-_MARKUP: Final = re.compile(r"[{}`<>]|:\s+\S|\\n|</?think>|\bthought\s+\S+\s+\S+")
+_MARKUP: Final = re.compile(r"[{}`<>;]|://|:\s+\S|\\n|\bthought\s+\S+\s+\S+")
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def parse(edit_type: str, text: str) -> Slots | SlotError:
         if match := pattern.fullmatch(text):
             slots = Slots(kinds, match.groups())
             return _first_error(slots) or slots
-    if leak := leaked_answer(text, MAX_WORDS["place"]):
+    if leak := _running_text(text, 2 * MAX_WORDS["place"]):
         return SlotError("leaked_answer", f"a language model's answer stands in place of the {edit_type} slots: {leak}")
     return SlotError("unparseable_slots", f"{_short(text)} does not follow the {edit_type} form")
 
@@ -125,17 +128,24 @@ def _check(kind: str, value: str) -> SlotError | None:
 
 def leaked_answer(value: str, max_words: int) -> str | None:
     """Which sign of running text a would-be noun phrase shows, or None when it is one."""
-    phrase = value.strip()
-    if re.search(r"[\n\r\v\f\x85\u2028\u2029]", value):
-        return "it has a line break"
-    if len(phrase.split()) > max_words or len(phrase) > 20 * max_words:
-        return f"it is longer than {max_words} words"
-    if _SENTENCE_END.search(_ABBREVIATION.sub("", phrase)):
+    if sign := _running_text(value, max_words):
+        return sign
+    phrase = _ABBREVIATION.sub("", value.strip())
+    if _SENTENCE_END.search(phrase):
         return "it holds the end of a sentence"
     if found := _CLAUSE.search(phrase) or _COMMAND.search(phrase):
         return f"{_short(found.group().strip())} makes it a sentence"
     if found := _MARKUP.search(phrase):
         return f"{_short(found.group())} is no part of a noun phrase"
+    return None
+
+
+def _running_text(value: str, max_words: int) -> str | None:
+    """Signs that need no reading: several lines, or more words than anything but a paragraph has."""
+    if re.search(r"[\n\r\v\f\x85\u2028\u2029]", value):
+        return "it has a line break"
+    if len(value.split()) > max_words or len(value) > 20 * max_words:
+        return f"it is longer than {max_words} words"
     return None
 
 

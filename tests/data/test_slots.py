@@ -7,6 +7,12 @@ from data.slots import EDIT_TYPES, SlotError, Slots, parse
 GOOD = [
     ("subject_add", "Add [red kite] on the [above] of [old tree]", ("red kite", "above", "old tree")),
     ("subject_add", "Add [red kite]", ("red kite",)),
+    ("subject_remove", "Remove [change purse]", None),
+    ("subject_remove", "Remove [it-girl poster (]", None),
+    ("subject_remove", "Remove [format:**]", None),
+    ("subject_remove", "Remove [round goggles,]", None),
+    ("subject_remove", "Remove [coca-cola co. can]", None),
+    ("background_change", "Change the background to [beach) - sand]", None),
     ("subject_remove", "Remove [St. Bernard dog]", ("St. Bernard dog",)),
     ("subject_replace", "Replace [jack-o'-lantern] with [camera_bag]", ("jack-o'-lantern", "camera_bag")),
     ("color_alter", "Change the color of [tin can] to [dark blue]", ("tin can", "dark blue")),
@@ -33,6 +39,13 @@ LEAKS = [
     "a very long list of words that no one would call a noun phrase at all",
     "kite\u2028tree",
     "什么？狗",
+    "1. red ball",
+    "I'd suggest a dog",
+    "let me think",
+    "the car which appears red",
+    "dog; cat",
+    "The image shows a red car",
+    "Change count from one to three",
 ]
 
 
