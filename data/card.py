@@ -91,14 +91,14 @@ def markdown(card: dict[str, Any]) -> str:
 def grid(shown: list[tuple[Session, list[Pixels]]]) -> Image.Image:
     """Sessions as rows: the source, then every turn below its instruction and its intent."""
     columns = max(len(images) for _, images in shown)
-    height = SIDE + 62
+    height = SIDE + 82
     sheet = Image.new("RGB", (columns * (SIDE + 12), len(shown) * height), "white")
     pen = ImageDraw.Draw(sheet)
     for row, (session, images) in enumerate(shown):
         for column, image in enumerate(images):
             left, top = column * (SIDE + 12) + 6, row * height
             picture = Image.fromarray(np.asarray(image)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-            sheet.paste(picture, (left, top + 54))
+            sheet.paste(picture, (left, top + 74))
             texts = [f"{session.track} {session.id}"] if column == 0 else _captions(session, column)
             for line, (text, colour) in enumerate(
                 (part, c) for t, c in zip(texts, _INK, strict=False) for part in wrap(t)
@@ -116,10 +116,10 @@ def _captions(session: Session, turn: int) -> list[str]:
 
 
 def wrap(text: str, width: int = 30) -> list[str]:
-    """Lines of at most `width` characters, broken between words; three at most."""
+    """Lines of at most `width` characters, broken between words; four at most."""
     lines = [""]
     for word in text.split():
         if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines[:3]
+    return lines[:4]

@@ -132,6 +132,7 @@ def _leave_copy(rule: Rule, case: Case, effect: Effect) -> Ruling:
 
 
 def _oldest_out(rule: Rule, case: Case, effect: Effect) -> Ruling:
+    """Of several that were added at once, the first in reading order is the oldest."""
     if case.request.type != EditType.SUBJECT_ADD or not case.added:
         return Ruling(effect)
     oldest = case.added[0]
@@ -190,16 +191,16 @@ _COLOUR, _MATERIAL = (EditType.COLOR_ALTER,), (EditType.MATERIAL_ALTER,)
 _ADD, _COUNT = (EditType.SUBJECT_ADD,), (EditType.COUNT_CHANGE,)
 
 FAMILIES: dict[str, Family] = {
+    # Whether a further copy counts as added is open to argument, so rules on additions and counting never meet.
     # In order of application: what places or copies things comes before what dresses them, prohibitions come last.
-    "row": Family(_row, "row", binds=_ADD),
-    "mirror": Family(_mirror, "mirror", binds=_ADD),
-    "pairs": Family(_pairs, "pair", binds=_ADD),
-    "oldest_out": Family(_oldest_out, "swap", binds=_ADD),
+    "row": Family(_row, "row", blocks=_COUNT, binds=_ADD),
+    "mirror": Family(_mirror, "mirror", blocks=_COUNT, binds=_ADD),
+    "pairs": Family(_pairs, "pair", blocks=_COUNT, binds=_ADD),
+    "oldest_out": Family(_oldest_out, "swap", blocks=_COUNT, binds=_ADD),
     "leave_copy": Family(_leave_copy, "copy", binds=(EditType.POSITION_CHANGE,)),
     "edited_colour": Family(_edited("colour"), "color", "colour", _COLOUR),
     "edited_material": Family(_edited("material"), "material", "material", _MATERIAL),
     "edited_size": Family(_edited("size"), "size", "size"),
-    # Whether a further copy counts as added is open to argument, so these rules and counting never meet.
     "added_colour": Family(_added("colour"), "color", "colour", _COUNT, _ADD),
     "added_material": Family(_added("material"), "material", "material", _COUNT, _ADD),
     "added_size": Family(_added("size"), "size", "size", _COUNT, _ADD),
@@ -210,7 +211,7 @@ FAMILIES: dict[str, Family] = {
     "only_edited": Family(_nothing, "focus"),
 }
 PLACING = ("row", "mirror", "pairs", "oldest_out")
-"""Families that decide what an addition adds and where: at most one of them is in force."""
+"""Families that decide what an addition adds and where: at most one of them is in force, and no text is added then."""
 HELD_OUT = ("added_size",)
 """Families that only test splits state: their words and their parts are all known from other families."""
 _ORDER = {name: position for position, name in enumerate(FAMILIES)}

@@ -30,6 +30,8 @@ class History:
     rules: tuple[Rule, ...] = ()
     lives: list[Life] = field(default_factory=list)
     who: dict[int, int] = field(default_factory=dict)
+    earlier: list[dict[int, int]] = field(default_factory=list)
+    """`who` before every turn: undoing a turn brings back the same objects, not new ones."""
     last: tuple[int, ...] = ()
     due: set[Duty] = field(default_factory=set)
     touched_ever: set[int] = field(default_factory=set)
@@ -83,6 +85,9 @@ class History:
         effect, turn = outcome.effect, self.turn
         origin = dict(effect.origin)
         before = dict(self.who)
+        self.earlier.append(before)
+        if outcome.restored:
+            return self._bring_back(outcome)
         for cell in effect.removed:
             self.who.pop(cell, None)
         for cell in effect.edited:
@@ -97,6 +102,13 @@ class History:
             self.last = tuple(self.who[cell] for cell in effect.edited)
         elif effect.removed:
             self.last = ()
+
+    def _bring_back(self, outcome: Outcome) -> None:
+        effect = outcome.effect
+        self.who = dict(self.earlier[-2])
+        for cell in effect.edited:
+            self.lives[self.who[cell]].looks.append((self.turn, _present(effect.scene, cell)))
+        self.last = tuple(self.who[cell] for cell in effect.edited)
 
     def _appear(self, cell: int, scene: Scene, turn: int) -> None:
         self.who[cell] = len(self.lives)

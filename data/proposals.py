@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-from data.constraints import governed
+from data.constraints import PLACING, governed
 from data.edits import Request
 from data.naming import Focus, View, beside, group, is_sign, name, single
 from data.phrases import NUMBERS, spaced
@@ -116,7 +116,8 @@ def _text(view: View, rng: random.Random, focus: Focus | None) -> Draft | None:
     text = random_text(rng, view.world)
     signs = [cell for cell in view.scene.occupied() if is_sign(view, cell) and cell not in view.fixed]
     free = view.scene.free()
-    if len(signs) > 1 or focus or not (signs or free):
+    placed = any(rule.family in PLACING for rule in view.rules)
+    if len(signs) > 1 or focus or not (signs or (free and not placed)):
         return None
     if not signs:
         request = Request(EditType.TEXT_CHANGE, place=free[0], value=text, thing=view.world.sign(text))
