@@ -21,7 +21,8 @@ from model.decoding import TextSample, sample_text
 from model.guidance import Guidance, combine
 from model.layers import LayerCache, Part, Rows
 from model.modeling import EditModel
-from model.packing import PackedBatch, lay_out, token_count
+from model.packing import Calls, PackedBatch, lay_out, token_count
+from model.partition import windows
 from model.pictures import Grid, Pictures
 from model.segments import Kind, RopeState, Segment, View, picture_segments, place_all
 from model.tokenizer import SpecialIds
@@ -81,7 +82,7 @@ class Context:
         self, groups: Sequence[Sequence[Sequence[Segment]]], streams: Sequence[int], pictures: Pictures | None
     ) -> tuple[PackedBatch, Rows]:
         """Index tensors of groups[g][row], each group beside the one before and on its own stream; moves the rope."""
-        placed, columns, parts, begin = [], [], [], 0
+        placed, columns, begin = [], [], 0
         for group in groups:
             for row, listed in enumerate(group):
                 where, self.states[row] = place_all(listed, self.states[row])
@@ -91,13 +92,15 @@ class Context:
         batch = lay_out(placed, pictures, self.special, [*range(self.rows)] * len(groups), columns)
         batch = batch.to(self.model.device)
         batch.marks[SESSION].clamp_(max=0)  # rows come and go: one session per row, always number 0
-        ends = [*columns[self.rows :: self.rows], begin]
-        for stream, start, end in zip(streams, columns[:: self.rows], ends, strict=True):
-            cache = self.streams[stream]
-            batch.marks[COLUMN, :, start:end] += cache.length - start
-            parts.append(Part(start, end, self._mask(cache, batch.marks[:, :, start:end]), stream, cache.length))
-            cache.reserve(end - start)
-        return batch, self.model.rows_of(batch, parts)
+        begins, ends = columns[:: self.rows], [*columns[self.rows :: self.rows], begin]
+        tokens, restore = windows(batch.gather.view(self.rows, -1), begins, ends, batch.scatter)
+        parts = []
+        for stream, start, end in zip(streams, begins, ends, strict=True):
+            cache, marks, width = self.streams[stream], batch.marks[:, :, start:end], end - start
+            marks[COLUMN] += cache.length - start
+            parts.append(Part(self.rows, width, width, self._mask(cache, marks), stream, cache.length))
+            cache.reserve(width)
+        return batch, self.model.rows_of(batch, Calls(parts, tokens, tokens, restore))
 
     def _mask(self, cache: Cache, queries: Tensor) -> Tensor | None:
         seen = visible(queries, torch.cat((cache.marks[:, :, : cache.length], queries), -1))
@@ -116,8 +119,11 @@ class Context:
         streams = range(first_stream, first_stream + len(groups))
         batch, rows = self._lay_out(groups, streams, pictures)
         hidden = self.model.decode(*self.model.embed(batch, pictures, None, None), rows, self._layers())
+        begin = 0
         for part in rows.parts:
-            self.streams[part.stream].commit(batch.marks[:, :, part.begin : part.end])
+            end = begin + part.keys
+            self.streams[part.stream].commit(batch.marks[:, :, begin:end])
+            begin = end
         return torch.cat(hidden)[batch.gather].view(batch.rows, batch.width, -1)
 
     def _open_branch(self) -> None:

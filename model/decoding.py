@@ -71,14 +71,15 @@ def sample_text(
     positions = torch.tensor([s.rope[0] for s in context.states], device=device)
     steps = positions + torch.arange(limit, device=device)[:, None]
     cos, sin = (x.view(limit, rows, 1, -1) for x in rotary(model.rotary, steps.flatten(), model.dtype))
+    single = torch.arange(rows, device=device)
     fed = torch.full((rows,), context.special.bos, device=device)
     alive = torch.ones(rows, dtype=torch.bool, device=device)  # rows whose token of this step belongs to their text
     tokens, logprobs, counted = [], [], []
     for index in range(limit):
         column[COLUMN], column[SESSION] = cache.length, torch.where(alive, 0, PADDING)[:, None]
         seen = torch.cat((seen, alive[:, None, None]), -1)
-        part = Part(0, 1, additive(seen, model.dtype), 0, cache.length)
-        layout = Rows(rows, 1, None, None, cos[index], sin[index], [part])
+        part = Part(rows, 1, 1, additive(seen, model.dtype), 0, cache.length)
+        layout = Rows([part], single, single, single, cos[index], sin[index])
         und = model.get_input_embeddings()(fed)
         hidden, _ = model.decode(und, und[:0], layout, [cache.layers])
         cache.commit(column)

@@ -1,8 +1,8 @@
 """Decoder of the mixture of transformers: two experts per layer, one shared attention.
 
 Tokens travel as two flat tensors, understanding (U, D) and generation (G, D), so that each expert computes its own
-tokens only. Attention needs rows: one gather of q/k/v into (B, L) slots and one gather back per layer. Rules: BAGEL
-(pre-norm; q/k RMS norm before rope; biases on q/k/v only).
+tokens only. Attention needs rows: q/k/v are gathered into the parts of a `Rows` and gathered back, once per layer.
+Rules: BAGEL (pre-norm; q/k RMS norm before rope; biases on q/k/v only).
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from model.attention import attend
 
 @dataclass(frozen=True)
 class Part:
-    """Slots [begin, end) of every row that attend together: among themselves, or to a cache's first `start` columns and
-    themselves. Their keys are written at `start` of cache `stream`; parts that share columns overwrite each other.
+    """A call of attention: `rows` rows of `queries` and `keys` tokens. With a cache the keys are written at `start`
+    of stream `stream` and follow what is there; parts that share columns overwrite each other, in order.
     mask: see `model.attention.attend`."""
 
-    begin: int
-    end: int
+    rows: int
+    queries: int
+    keys: int
     mask: Any
     stream: int = 0
     start: int = 0
@@ -36,19 +37,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Rows:
-    """How flat tokens (order: understanding, then generation) fill (rows, width) slots.
+    """How flat tokens (order: understanding, then generation) attend.
 
-    gather (rows*width,): flat token of each slot (any token for empty slots), None when slots are the tokens in order.
-    scatter (U+G,): slot of each flat token. cos, sin (U+G, 1, head_dim), the first half of sin negated.
+    queries, keys: flat tokens of the parts' rows, laid end to end; restore (U+G,): place of each token among the
+    queries. cos, sin (U+G, 1, head_dim), the first half of sin negated.
     """
 
-    rows: int
-    width: int
-    gather: Tensor | None
-    scatter: Tensor | None
+    parts: Sequence[Part]
+    queries: Tensor
+    keys: Tensor
+    restore: Tensor
     cos: Tensor
     sin: Tensor
-    parts: Sequence[Part]
 
 
 @dataclass
@@ -110,30 +110,27 @@ class MoTAttention(nn.Module):
         k = part[f"k_norm{suffix}"](part[f"k_proj{suffix}"](x).view(shape))  # type: ignore[misc]
         return torch.cat((q, k), 1), part[f"v_proj{suffix}"](x).view(shape)  # type: ignore[misc]
 
-    def _attend(self, qk: Tensor, v: Tensor, part: Part, caches: list[LayerCache] | None) -> Tensor:
-        """(B, H, n, D) of a part's slots; qk, v (B, heads, width, D)."""
-        window = slice(part.begin, part.end)
-        q, k, v = qk[:, : self.heads, window], qk[:, self.heads :, window], v[:, :, window]
-        if caches is None:
-            return attend(q, k, v, part.mask)
-        cache, end = caches[part.stream], part.start + part.end - part.begin
-        cache.keys[:, :, part.start : end], cache.values[:, :, part.start : end] = k, v
-        return attend(q, cache.keys[:, :, :end], cache.values[:, :, :end], part.mask)
+    def _attend(self, q: Tensor, kv: Tensor, part: Part, caches: list[LayerCache] | None) -> Tensor:
+        """(rows*queries, H*D) of a part; q (rows*queries, H, D), kv (rows*keys, 2*Hkv, D)."""
+        q = q.view(part.rows, part.queries, -1, self.head_dim).transpose(1, 2)
+        k, v = kv.view(part.rows, part.keys, -1, self.head_dim).transpose(1, 2).chunk(2, 1)
+        if caches is not None:
+            cache, end = caches[part.stream], part.start + part.keys
+            cache.keys[:, :, part.start : end], cache.values[:, :, part.start : end] = k, v
+            k, v = cache.keys[:, :, :end], cache.values[:, :, :end]
+        return attend(q, k, v, part.mask).transpose(1, 2).reshape(part.rows * part.queries, -1)
 
     def forward(self, und: Tensor, gen: Tensor, rows: Rows, caches: list[LayerCache] | None) -> tuple[Tensor, Tensor]:
         qk, v = self._project(und, "")
         if gen.shape[0]:
             gen_qk, gen_v = self._project(gen, "_moe_gen")
             qk, v = torch.cat((qk, gen_qk)), torch.cat((v, gen_v))
-        qk = _rotate(qk, rows.cos, rows.sin)
-        if rows.gather is not None:
-            qk, v = qk.index_select(0, rows.gather), v.index_select(0, rows.gather)
-        qk, v = (x.view(rows.rows, rows.width, -1, self.head_dim).transpose(1, 2) for x in (qk, v))
-        outs = [self._attend(qk, v, part, caches) for part in rows.parts]
-        joined = outs[0] if len(outs) == 1 else torch.cat(outs, 2)
-        out = joined.transpose(1, 2).reshape(rows.rows * rows.width, -1)
-        if rows.scatter is not None:
-            out = out.index_select(0, rows.scatter)
+        q, k = _rotate(qk, rows.cos, rows.sin).split((self.heads, self.kv_heads), 1)
+        queries = q.index_select(0, rows.queries).split([part.rows * part.queries for part in rows.parts])
+        keys = torch.cat((k, v), 1).index_select(0, rows.keys).split([part.rows * part.keys for part in rows.parts])
+        outs = [self._attend(*qkv, part, caches) for *qkv, part in zip(queries, keys, rows.parts, strict=True)]
+        joined = outs[0] if len(outs) == 1 else torch.cat(outs)
+        out = joined.index_select(0, rows.restore)
         split = und.shape[0]
         gen_out = self._modules["o_proj_moe_gen"](out[split:]) if gen.shape[0] else gen  # type: ignore[misc]
         return self._modules["o_proj"](out[:split]), gen_out  # type: ignore[misc]

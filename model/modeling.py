@@ -18,8 +18,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 from model.attention import additive
 from model.configuration import EditConfig
 from model.guidance import Guidance, combine
-from model.layers import LayerCache, MoTForCausalLM, Part, RMSNorm, Rows, rotary
-from model.packing import PackedBatch, Pictures, View
+from model.layers import LayerCache, MoTForCausalLM, RMSNorm, Rows, rotary
+from model.packing import Calls, PackedBatch, Pictures, View
 from model.vit import Connector, PositionTable, TimeEmbedder, VisionModel
 
 
@@ -148,10 +148,9 @@ class EditModel(PreTrainedModel):
             gen.append(latent + self._latent_positions(batch.noisy_cells))
         return und, torch.cat(gen)
 
-    def rows_of(self, batch: PackedBatch, parts: Sequence[Part]) -> Rows:
+    def rows_of(self, batch: PackedBatch, calls: Calls) -> Rows:
         """The decoder's view of a batch."""
-        cos, sin = rotary(self.rotary, batch.positions, self.dtype)
-        return Rows(batch.rows, batch.width, batch.gather, batch.scatter, cos, sin, parts)
+        return Rows(*calls, *rotary(self.rotary, batch.positions, self.dtype))
 
     def decode(
         self, und: Tensor, gen: Tensor, rows: Rows, streams: Sequence[Sequence[LayerCache]] | None = None
@@ -181,8 +180,8 @@ class EditModel(PreTrainedModel):
         noisy (ΣN, C); timesteps (J,) per noisy picture, or (ΣN,) constant within a picture, in [0, 1] (shifted).
         `guidance` needs a batch laid out with guided=True (ValueError otherwise).
         """
-        whole = [Part(0, batch.width, batch.mask(self.dtype))]
-        und, gen = self.decode(*self.embed(batch, pictures, noisy, timesteps), self.rows_of(batch, whole))
+        rows = self.rows_of(batch, batch.calls(self.dtype))
+        und, gen = self.decode(*self.embed(batch, pictures, noisy, timesteps), rows)
         velocity = self.velocities(batch, gen)
         if guidance is not None and (guidance.uses_text or guidance.uses_image):
             if not batch.guided:

@@ -8,15 +8,17 @@ the understanding expert's tokens first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.attention import PADDING, additive, block_mask, visible
+from model.attention import PADDING, additive, block_mask
+from model.layers import Part
+from model.partition import dense
 from model.pictures import Grid, Pictures, offsets
 from model.segments import Kind, Placed, Segment, View, picture_segments, place_all, session_segments
 from model.tokenizer import SpecialIds
@@ -26,6 +28,15 @@ __all__ = [
 ]  # fmt: skip
 
 Ints = NDArray[np.int64]
+
+
+class Calls(NamedTuple):
+    """Attention calls of a forward, and their tokens: see `model.layers.Rows`."""
+
+    parts: list[Part]
+    queries: Tensor
+    keys: Tensor
+    restore: Tensor
 
 
 @dataclass(frozen=True)
@@ -66,23 +77,35 @@ class PackedBatch:
     text_session: Tensor
     views: tuple[View, ...]
     uniform_vit: bool
+    kept: dict[torch.dtype, Calls] = field(default_factory=dict, repr=False, compare=False)
 
     def to(self, device: str | torch.device) -> PackedBatch:
         """The same batch on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
+        return replace(self, **moved, kept={})
 
     @property
     def guided(self) -> bool:
         """Whether every noisy picture is present in all three views."""
         return self.views == tuple(View)
 
-    def mask(self, dtype: torch.dtype) -> Any:
-        """Who sees whom: an additive bias, or a block mask on CUDA."""
-        if self.marks.is_cuda:
-            return block_mask(self.marks)
-        return additive(visible(self.marks, self.marks), dtype)
+    def calls(self, dtype: torch.dtype) -> Calls:
+        """Attention of the packed forward: whole rows under a block mask on CUDA, dense
+        problems elsewhere. Kept, since replay asks for it again."""
+        if dtype not in self.kept:
+            self.kept[dtype] = self._whole() if self.marks.is_cuda else self._dense(dtype)
+        return self.kept[dtype]
+
+    def _whole(self) -> Calls:
+        part = Part(self.rows, self.width, self.width, block_mask(self.marks))
+        return Calls([part], self.gather, self.gather, self.scatter)
+
+    def _dense(self, dtype: torch.dtype) -> Calls:
+        listed, restore = dense(self.marks.flatten(1)[:, self.scatter])
+        parts = [Part(*call.queries.shape, call.keys.shape[1], additive(call.seen, dtype)) for call in listed]
+        queries, keys = (torch.cat([getattr(c, n).flatten() for c in listed]) for n in ("queries", "keys"))
+        return Calls(parts, queries, keys, restore)
 
 
 def token_count(segment: Segment, pictures: Pictures | None) -> int:

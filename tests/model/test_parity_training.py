@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from model.attention import SESSION, visible
 from model.images import patchify
-from model.layers import Part
 from model.packing import Kind, Pictures, Segment, pack
 from tests.model.golden import Golden
 
@@ -77,8 +76,8 @@ def test_packed_training(official):
     t = config.timestep_shift * t / (1 + (config.timestep_shift - 1) * t)
     clean, noise = pictures.latents[batch.noisy_target], golden["noise"][raw.isfinite()]
     x = (1 - t)[:, None] * clean + t[:, None] * noise
-    whole = [Part(0, batch.width, batch.mask(model.dtype))]
-    und, gen = model.decode(*model.embed(batch, pictures, x, t), model.rows_of(batch, whole))
+    rows_of = model.rows_of(batch, batch.calls(model.dtype))
+    und, gen = model.decode(*model.embed(batch, pictures, x, t), rows_of)
     decoder = model.language_model.model
     golden.compare(
         "last_hidden", torch.cat((decoder.norm(und), decoder.norm_moe_gen(gen)))[batch.gather[order]].detach()
