@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from seaweed import KEY, SECRET, seaweed, weed
 
 from data.errors import UserError
 from tasks import datasets
 from tasks.settings import Settings
 from tasks.storage import ENVIRONMENT, Storage
+from tests.tasks.seaweed import KEY, SECRET, seaweed, weed
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
