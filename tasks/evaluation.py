@@ -61,7 +61,7 @@ def evaluate(
     """Free-running edits over every turn of the benchmark, judged."""
     with tracking.stage(spec(parameters, benchmark, model, parent_run), _holds) as run:
         if run.reused:
-            progress.say(f"[cyan]same[/cyan] evaluate {model.name}, nothing changed")
+            progress.say_once(f"[cyan]same[/cyan] evaluate {run.result['name']}, nothing changed")
             return Evaluation(**run.result)
         run.params(flat(parameters.evaluation))
         building.record_input(run, benchmark, "evaluation")

@@ -17,13 +17,15 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from tasks.failures import ServiceError
 from tasks.settings import settings
 
 START_SECONDS = 120.0
 STOP_SECONDS = 3.0
+DRAIN_SECONDS = 3.0
 
 
 @contextmanager
@@ -53,6 +55,7 @@ def prefect_session() -> Iterator[Callable[[], None]]:
     try:
         yield lambda: _wait(url, process, str(log))
     finally:
+        _drain()
         os.environ.pop("PREFECT_API_URL", None)
         _stop(process)
 
@@ -64,6 +67,20 @@ def answers(url: str, timeout: float = 3.0) -> bool:
             return 200 <= answer.status < 400
     except (OSError, ValueError):
         return False
+
+
+def _drain() -> None:
+    """Let Prefect's background workers deliver their logs and events while the server still listens."""
+    if "prefect" not in sys.modules:
+        return
+    from prefect._internal.concurrency.services import QueueService
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    workers: tuple[type[QueueService[Any]], ...] = (APILogWorker, EventsWorker)
+    for worker in workers:
+        with suppress(Exception):
+            worker.drain_all(timeout=DRAIN_SECONDS, at_exit=True)
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: str) -> None:

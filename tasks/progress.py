@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +21,12 @@ Advance = Callable[[float, str], None]
 def say(text: str) -> None:
     """One line for the person who waits."""
     console.print(text)
+
+
+@cache
+def say_once(text: str) -> None:
+    """The same, once per process: a stage that several flows ask for is named at its first mention."""
+    say(text)
 
 
 def be_quiet() -> None:

@@ -170,6 +170,7 @@ def environment(chosen: Settings) -> dict[str, str]:
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
         "AWS_DEFAULT_REGION": chosen.s3_region,
         "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "true",
         "OMP_NUM_THREADS": str(chosen.threads or os.cpu_count() or 1),
         "GIT_TERMINAL_PROMPT": "0",
     }

@@ -154,7 +154,7 @@ def finished_sft(parameters: Parameters, sessions: Dataset) -> ModelRecord:
 def _run(plan: Plan, profile: str, parent_run: str | None) -> ModelRecord:
     with tracking.stage(plan.spec(profile, parent_run), lambda found: models.verify(found["model_id"])) as run:
         if run.reused:
-            progress.say(f"[cyan]same[/cyan] {plan.stage}, nothing changed: model {run.result['model_id']}")
+            progress.say_once(f"[cyan]same[/cyan] {plan.stage}, nothing changed: model {run.result['model_id']}")
             return ModelRecord(**run.result)
         _describe(run, plan)
         key = f"{plan.stage.replace('_', '-')}-{profile}"
