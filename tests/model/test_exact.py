@@ -14,6 +14,7 @@ from data.schema import EditType, Need, SceneBlock, Session, Track, Turn
 from data.synthesis import Recipe, sessions
 from model.judges import METRICS, Absence
 from model.judges.exact import judge, judge_many
+from model.judges.mistakes import markdown, table
 
 BALL = SceneObject("ball", "red", "plain", "large")
 CONE = SceneObject("cone", "blue", "striped", "small")
@@ -146,38 +147,21 @@ def test_small_noise_changes_no_verdict():
 
 
 @pytest.fixture(scope="module")
-def table():
-    """Mean of every metric by editor and track, over the turns that have a score."""
-    some = list(sessions(Recipe(TINY, "test", 11, (2, 5), (2, 5)), 120))
-    rows = {}
-    for name, editor in EDITORS.items():
-        judged = judge_many(some, [editor(one) for one in some])
-        for track in Track:
-            turns = [t for one, s in zip(some, judged, strict=True) if one.track == track for t in s.turns]
-            for metric in METRICS:
-                values = [turn[metric] for turn in turns if isinstance(turn[metric], float)]
-                rows[name, track.value, metric] = sum(values) / len(values)
-    return rows
+def means():
+    return table(list(sessions(Recipe(TINY, "test", 11, (2, 5), (2, 5)), 120)))
 
 
-def test_table_of_mistakes(table, capsys):
+def test_table_of_mistakes(means, capsys):
     with capsys.disabled():
-        print("\n" + "\n".join(lines(table)))
+        print("\n" + "\n".join(markdown(means)))
     for track in ("cm", "cu"):
-        of = {name: [table[name, track, metric] for metric in ("IF", "CC", "GA")] for name in EDITORS}
+        of = {name: [means[name, track, metric] for metric in ("IF", "CC", "GA")] for name in EDITORS}
         assert of["ground truth"] == [1, 1, 1]
         assert of["identity"][0] == 0 and of["identity"][1] == 1 and of["identity"][2] < 0.5
         assert of["wrong object"][0] == 0 and of["wrong object"][1] < 0.95 and of["wrong object"][2] < 0.5
         assert of["tint all"][0] > 0.97 and of["tint all"][1] < 0.8 and of["tint all"][2] < 0.95
         assert of["undoes earlier edit"][0] > 0.9 and of["undoes earlier edit"][1] < 0.98
         assert of["undoes earlier edit"][2] < 0.95 and max(of["noise"]) < 0.5
-    forgetful = [table["forgets rules", "cm", metric] for metric in ("IF", "CC", "GA")]
+    forgetful = [means["forgets rules", "cm", metric] for metric in ("IF", "CC", "GA")]
     assert forgetful[0] > 0.97 and forgetful[1] > 0.99 and forgetful[2] < 0.6
-    assert [table["forgets rules", "cu", metric] for metric in METRICS] == [1] * len(METRICS)
-
-
-def lines(table):
-    yield "| editor | " + " | ".join(f"{track} {metric}" for track in ("cm", "cu") for metric in METRICS) + " |"
-    for name in EDITORS:
-        cells = (f"{table[name, track, metric]:.2f}" for track in ("cm", "cu") for metric in METRICS)
-        yield f"| {name} | " + " | ".join(cells) + " |"
+    assert [means["forgets rules", "cu", metric] for metric in METRICS] == [1] * len(METRICS)
