@@ -177,8 +177,11 @@ def _run(arguments: list[str], purpose: str, chosen: Settings) -> str:
     environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
     done = subprocess.run(command, cwd=chosen.root, env=environment, capture_output=True, text=True, check=False)
     log = chosen.folder("logs") / "dvc.log"
-    with log.open("a", encoding="utf-8") as file:
-        file.write(f"$ dvc {' '.join(arguments)}\n{done.stdout}{done.stderr}exit {done.returncode}\n")
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"$ dvc {' '.join(arguments)}\n{done.stdout}{done.stderr}exit {done.returncode}\n")
+    except OSError as error:
+        raise UserError(f"cannot write {log}: {error.strerror}", "Free some space, or set EDIT_R2_HOME") from error
     if done.returncode:
         raise UserError(f"cannot {purpose}: {_cause(done.stderr)}", f"See {log}")
     return done.stdout

@@ -117,33 +117,45 @@ def _splits(folder: Path) -> list[Path]:
 def _split(folder: Path, path: Path, sources: Sources) -> tuple[list[dict[str, Any]], ...]:
     """The rows of one split for the three tables."""
     sessions: list[dict[str, Any]] = []
-    wanted: dict[str, dict[str, Any]] = {}
-    needed: dict[str, list[str]] = {}
+    by_image: dict[str, dict[str, Any]] = {}
+    needed: list[tuple[dict[str, Any], list[str]]] = []
     types: Counter[str] = Counter()
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             facts, session = _session(line.rstrip(b"\n"), f"{path.name} line {number}")
             sessions.append(facts)
             if session is not None:
-                wanted[session.image] = facts
-                # Photographs have no pictures after a turn: what they should show is not known.
-                shown = range(len(session.turns) + 1) if session.scene else range(1)
-                needed[facts["where"]] = [session.picture(turn) for turn in shown]
+                by_image[session.image] = facts
+                needed.append((facts, _shown(session)))
                 types.update(str(turn.task_type) for turn in session.turns)
+    pictures = _note_pictures(folder, path, by_image, sources)
+    there = {facts["path"] for facts in pictures}
+    for facts, names in needed:
+        missing = [name for name in names if name not in there]
+        facts["missing_pictures"] = f"no shard holds {', '.join(missing[:3])}" if missing else None
+    return sessions, pictures, _shares(path.name, sessions, types)
+
+
+def _shown(session: Session) -> list[str]:
+    """The pictures that must be there. Photographs have none after a turn: what they should show is not known."""
+    return [session.picture(turn) for turn in (range(len(session.turns) + 1) if session.scene else range(1))]
+
+
+def _note_pictures(
+    folder: Path, path: Path, by_image: dict[str, dict[str, Any]], sources: Sources
+) -> list[dict[str, Any]]:
+    """Facts of every picture of a split; source pictures are compared with those seen so far."""
     pictures = []
     sizes: dict[str, str] = {}
     for facts, png in _pictures(folder, path.stem):
         pictures.append(facts)
-        first = sizes.setdefault(str(PurePosixPath(facts["path"]).parent), facts["size"]) if facts["size"] else None
+        if facts["size"] is None:
+            continue
+        first = sizes.setdefault(str(PurePosixPath(facts["path"]).parent), facts["size"])
         facts["size_differs"] = f"{facts['size']} instead of {first}" if facts["size"] != first else None
-        owner = wanted.get(facts["path"])
-        if owner is not None and facts["not_decodable"] is None:
+        if owner := by_image.get(facts["path"]):
             owner["seen_elsewhere"], owner["looks_like"] = sources.note(png, path.name, owner["where"])
-    there = {facts["path"] for facts in pictures}
-    for facts in sessions:
-        missing = [name for name in needed.get(facts["where"], ()) if name not in there]
-        facts["missing_pictures"] = f"no shard holds {', '.join(missing[:3])}" if missing else None
-    return sessions, pictures, _shares(path.name, sessions, types)
+    return pictures
 
 
 def _session(line: bytes, where: str) -> tuple[dict[str, Any], Session | None]:
