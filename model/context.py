@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.attention import COLUMN, SESSION, additive, visible
 from model.cache import Cache
-from model.decoding import TextSample, sample_text
+from model.decoding import Generators, TextSample, sample_text
 from model.guidance import Guidance, combine
 from model.layers import LayerCache, Part, Rows
 from model.modeling import EditModel
@@ -184,14 +184,15 @@ class Context:
         self,
         max_tokens: int,
         temperature: float = 1.0,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
         branch: bool = True,
         allowed: Tensor | None = None,
     ) -> TextSample:
         """Sample one text per row, each until its own eos. temperature 0 is greedy (log-probabilities at 1).
 
         `allowed` (V,) bool restricts the vocabulary; log-probabilities are normalised over it. A text that max_tokens
-        cuts is closed in the context by an eos that is no decision (`finished` is False there).
+        cuts is closed in the context by an eos that is no decision (`finished` is False there). `generator`: one for
+        all, or a list with one per row, which makes a row's text independent of its company.
         """
         if branch:
             self._open_branch()

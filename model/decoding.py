@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -30,10 +31,21 @@ class TextSample(NamedTuple):
         return [row[:n] for row, n in zip(self.tokens.tolist(), plain, strict=True)]
 
 
-def choose(
-    logits: Tensor, temperature: float, generator: torch.Generator | None, allowed: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """One id per row of logits (B, V), and its log-probability at `temperature` (1 where it is 0, which is greedy)."""
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def draw_uniform(rows: int, steps: int, generator: Generators, device: torch.device) -> Tensor:
+    """(rows, steps) uniform numbers; with one generator per row a row's numbers do not depend on the batch."""
+    if isinstance(generator, Sequence):
+        drawn = [torch.rand(steps, generator=g, device=g.device) for g in generator]
+        return torch.stack(drawn).to(device)
+    where = generator.device if generator is not None else device
+    return torch.rand(rows, steps, generator=generator, device=where).to(device)
+
+
+def choose(logits: Tensor, temperature: float, uniform: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
+    """One id per row of logits (B, V), by inverse distribution function of uniform (B,), and its log-probability at
+    `temperature` (1 where it is 0, which is greedy)."""
     scaled = logits.float() / (temperature or 1.0)
     if allowed is not None:
         scaled = scaled.masked_fill(~allowed, float("-inf"))
@@ -41,7 +53,9 @@ def choose(
     if temperature == 0:
         chosen = logprobs.argmax(-1)
     else:
-        chosen = torch.multinomial(logprobs.exp(), 1, generator=generator).squeeze(1)
+        reached = logprobs.exp().cumsum(-1)
+        chosen = torch.searchsorted(reached, (uniform * reached[:, -1])[:, None], right=True).squeeze(1)
+        chosen = chosen.clamp(max=logits.shape[-1] - 1)
     return chosen, logprobs.gather(1, chosen[:, None]).squeeze(1)
 
 
@@ -59,7 +73,7 @@ def sample_text(
     query: Segment,
     max_tokens: int,
     temperature: float,
-    generator: torch.Generator | None,
+    generator: Generators,
     allowed: Tensor | None,
 ) -> TextSample:
     """Feed bos, then every sampled id, then eos, into the cache's main stream; stop when all rows have fed eos."""
@@ -72,6 +86,7 @@ def sample_text(
     steps = positions + torch.arange(limit, device=device)[:, None]
     cos, sin = (x.view(limit, rows, 1, -1) for x in rotary(model.rotary, steps.flatten(), model.dtype))
     single = torch.arange(rows, device=device)
+    uniform = draw_uniform(rows, max_tokens, generator, device)
     fed = torch.full((rows,), context.special.bos, device=device)
     alive = torch.ones(rows, dtype=torch.bool, device=device)  # rows whose token of this step belongs to their text
     tokens, logprobs, counted = [], [], []
@@ -89,7 +104,7 @@ def sample_text(
         if index >= max_tokens:  # the budget is spent: whoever still speaks is closed by an eos
             fed = torch.full_like(fed, eos)
             continue
-        chosen, logprob = choose(model.logits(hidden), temperature, generator, allowed)
+        chosen, logprob = choose(model.logits(hidden), temperature, uniform[:, index], allowed)
         tokens.append(torch.where(alive, chosen, context.special.pad))
         logprobs.append(torch.where(alive, logprob, 0.0))
         counted.append(alive)

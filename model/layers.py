@@ -128,7 +128,8 @@ class MoTAttention(nn.Module):
         q, k = _rotate(qk, rows.cos, rows.sin).split((self.heads, self.kv_heads), 1)
         queries = q.index_select(0, rows.queries).split([part.rows * part.queries for part in rows.parts])
         keys = torch.cat((k, v), 1).index_select(0, rows.keys).split([part.rows * part.keys for part in rows.parts])
-        outs = [self._attend(*qkv, part, caches) for *qkv, part in zip(queries, keys, rows.parts, strict=True)]
+        zipped = zip(queries, keys, rows.parts, strict=True)
+        outs = [self._attend(asking, asked, part, caches) for asking, asked, part in zipped]
         joined = outs[0] if len(outs) == 1 else torch.cat(outs)
         out = joined.index_select(0, rows.restore)
         split = und.shape[0]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.attention import PADDING, additive, block_mask
 from model.layers import Part
-from model.partition import dense
+from model.partition import Dense, dense
 from model.pictures import Grid, Pictures, offsets
 from model.segments import Kind, Placed, Segment, View, picture_segments, place_all, session_segments
 from model.tokenizer import SpecialIds
@@ -103,9 +103,14 @@ class PackedBatch:
 
     def _dense(self, dtype: torch.dtype) -> Calls:
         listed, restore = dense(self.marks.flatten(1)[:, self.scatter])
-        parts = [Part(*call.queries.shape, call.keys.shape[1], additive(call.seen, dtype)) for call in listed]
+        parts = [_part(call, dtype) for call in listed]
         queries, keys = (torch.cat([getattr(c, n).flatten() for c in listed]) for n in ("queries", "keys"))
         return Calls(parts, queries, keys, restore)
+
+
+def _part(call: Dense, dtype: torch.dtype) -> Part:
+    rows, queries, keys = call.seen.shape
+    return Part(rows, queries, keys, additive(call.seen, dtype))
 
 
 def token_count(segment: Segment, pictures: Pictures | None) -> int:
@@ -189,7 +194,7 @@ def lay_out(
         **tokens.latents(),
         **tokens.supervision(),
     }
-    tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in common.items()}
+    tensors: dict[str, Any] = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in common.items()}
     uniform = not bool(tensors["vit_padding"].any())
     return PackedBatch(rows=rows, width=width, views=tokens.views(), uniform_vit=uniform, **tensors)
 

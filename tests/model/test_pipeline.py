@@ -1,0 +1,102 @@
+"""EditPipeline: seeds, batches of different sessions, user errors; adapters and recomputed activations."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.errors import UserError
+from model.adapters import add_lora, merge_lora
+from model.bundle import Bundle
+from model.guidance import Guidance
+from model.pipeline import EditPipeline
+from model.tokenizer import special_ids, word_tokenizer
+from model.vae import new_vae
+from tests.model.random_sessions import Batch, Layout, Story, tiny_model
+
+STORY = Story([[5, 6], [7]], [[11], [12, 13]], [1, 1])
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> EditPipeline:
+    torch.manual_seed(0)
+    tokenizer = word_tokenizer([f"w{i}" for i in range(18)])
+    model = tiny_model()
+    model.config.vae_resize, model.config.vit_resize = [32, 16, 16], [16, 8, 4]
+    return EditPipeline(Bundle(model, new_vae((8, 8, 16, 16), 2).eval(), tokenizer, special_ids(tokenizer)))
+
+
+def _noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+OPTIONS = {"points": 4, "guidance": Guidance(3.0, 2.0), "trace_tokens": 5}
+
+
+def test_a_seed_decides_everything(pipeline):
+    image = _noise(32, 16)
+    runs = [pipeline(image, ["w1 w2", "w3"], seed=seed, **OPTIONS) for seed in (1, 1, 2)]
+    assert [len(r.images) for r in runs] == [len(r.traces) for r in runs] == [2, 2, 2]
+    pixels = [np.stack([np.asarray(i) for i in r.images]) for r in runs]
+    assert pixels[0].shape == (2, 16, 32, 3)
+    assert (pixels[0] == pixels[1]).all() and runs[0].traces == runs[1].traces
+    assert (pixels[0] != pixels[2]).any()
+
+
+def test_a_batch_gives_what_single_calls_give(pipeline):
+    images = [_noise(32, 16, 1), _noise(16, 16, 2), _noise(32, 16, 3)]
+    texts = [["w1"], ["w2 w3", "w4"], ["w5", "w6 w7", "w8"]]
+    together = pipeline.batch(images, texts, seeds=[4, 5, 6], **OPTIONS)
+    for image, listed, seed, output in zip(images, texts, [4, 5, 6], together, strict=True):
+        alone = pipeline(image, listed, seed=seed, **OPTIONS)
+        assert alone.traces == output.traces
+        for one, other in zip(alone.images, output.images, strict=True):
+            assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1
+
+
+def test_user_errors(pipeline, tmp_path):
+    with pytest.raises(UserError, match="at least one instruction"):
+        pipeline(_noise(16, 16), [])
+    (tmp_path / "x.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"x\.png is no readable picture"):
+        pipeline(tmp_path / "x.png", ["w1"])
+    with pytest.raises(UserError, match="float32"):
+        pipeline(np.zeros((4, 4, 3), np.float32), ["w1"])
+
+
+@pytest.mark.parametrize(("expert", "counted"), [("understanding", 7), ("generation", 7), ("both", 14)])
+def test_lora_trains_the_named_expert_alone(expert, counted):
+    model, batch = tiny_model(), Batch([STORY], Layout())
+    with torch.no_grad():
+        before = batch.packed(model).velocity
+    wrapped = add_lora(model, expert, rank=2, alpha=4)
+    with torch.no_grad():
+        assert torch.equal(batch.packed(model).velocity, before)
+    output = batch.packed(model)
+    (output.velocity.sum() + output.text_logits.sum()).backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert len(trained) == 2 * counted * 2  # A and B of every projection, two layers
+    assert all(("moe_gen" in name) == (expert == "generation") for name in trained) or expert == "both"
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.05)
+        adapted = batch.packed(model).velocity
+        merged = merge_lora(wrapped)
+        assert (adapted - before).abs().max() > 1e-3
+        assert torch.allclose(batch.packed(merged).velocity, adapted, atol=1e-4)
+    assert not any("lora" in name for name in merged.state_dict())
+
+
+def test_recomputed_activations_give_the_same_gradients():
+    batch, gradients = Batch([STORY, STORY], Layout(guided=True)), []
+    for recompute in (False, True):
+        model = tiny_model().train()
+        if recompute:
+            model.gradient_checkpointing_enable()
+        output = batch.packed(model, Guidance(2.0, 1.5))
+        (output.velocity.square().mean() + output.text_logits.square().mean()).backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.allclose(gradients[0][n], gradients[1][n], atol=1e-6) for n in gradients[0])
