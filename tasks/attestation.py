@@ -16,8 +16,9 @@ from tasks.books import Books
 from tasks.decision import DatasetEvidence, Evidence, RewardTrend
 from tasks.models import manifest
 from tasks.origin import DatasetOrigin, Origin, ParentOrigin, hardware, libraries
+from tasks.redaction import redact
 from tasks.registry import STATEMENT_TAG, record_digest
-from tasks.signing import SignatureError
+from tasks.signing import SignatureError, canonical
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -132,10 +133,10 @@ def _validation(books: Books, experiment: str, digest: str) -> tuple[bool | None
         if verdict is None:
             continue
         try:
-            report = Path(client.download_artifacts(run.info.run_id, "validation.json")).read_bytes()
-        except (MlflowException, OSError):
+            report = json.loads(Path(client.download_artifacts(run.info.run_id, "validation.json")).read_bytes())
+        except (MlflowException, OSError, ValueError):
             return verdict == "passed", None
-        return verdict == "passed", books.shelf.put(report)
+        return verdict == "passed", books.shelf.put(canonical(redact(report)))
     return None, None
 
 

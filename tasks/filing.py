@@ -10,8 +10,9 @@ from tasks.documents import Shelf
 from tasks.gates import decide
 from tasks.models import manifest
 from tasks.policy import Policy
+from tasks.redaction import leaks
 from tasks.scores import Scores
-from tasks.signing import SignatureError
+from tasks.signing import SignatureError, canonical
 
 
 def file_decision(
@@ -22,7 +23,14 @@ def file_decision(
     evidence: Evidence,
     parent: Scores | None = None,
 ) -> Decision:
-    """Decide, and keep the decision with every document that it was made from."""
+    """Decide, and keep the decision with every document that it was made from.
+
+    Raises:
+        UserError: the evaluation's settings would give away a secret or a path.
+    """
+    leak = next(leaks(canonical(candidate.settings).decode()), None)
+    if leak:
+        raise UserError(f"the settings of the evaluation hold {leak}", "Take it out of params.yaml")
     decision = decide(policy, candidate, champion_scores, evidence, parent)
     for document in (policy, candidate, champion_scores, evidence, parent, decision):
         if document is not None:

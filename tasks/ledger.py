@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data.errors import UserError
 from tasks.documents import Shelf
+from tasks.redaction import redact
 from tasks.signing import Identity, SignatureError, canonical, sha256, sign, trusted_keys, verify
 
 ENTRY_TYPE = "application/vnd.edit-r2.ledger+json"
@@ -148,12 +149,13 @@ class Ledger:
         return champion(self.chain(), model, alias)
 
     def append(self, draft: Draft) -> Signed:
-        """Enter a draft. An act that the ledger holds already is not entered twice.
+        """Enter a draft, redacted. An act that the ledger holds already is not entered twice.
 
         Raises:
             Conflict: the draft would change the champion, and the champion is not the expected one (any more).
             LedgerError: the ledger does not hold, so nothing may be added to it.
         """
+        draft = Draft.model_validate(redact(draft.model_dump()))
         for attempt in range(ATTEMPTS):
             chain = self.chain()
             done = _already(chain, draft)

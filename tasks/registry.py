@@ -182,18 +182,23 @@ class Registry:
         return sorted(run.info.run_id for run in runs if benchmark_digest in _used(run))
 
     def run_record(self, run_id: str) -> dict[str, Any]:
-        """What MLflow holds of a run that may never change again: see `record_digest`."""
+        """What MLflow holds of a run that may never change again: metrics as numbers, texts by their SHA-256.
+
+        Texts may hold folders of the machine that made them; their digests show a change just as well.
+        """
         run = self.run(run_id)
         names = sorted(name for name in run.data.metrics if not name.startswith("system/"))
         histories = {name: self.client.get_metric_history(run_id, name) for name in names}
         datasets = run.inputs.dataset_inputs if run.inputs else []
         models = run.inputs.model_inputs if run.inputs else []
         return {
-            "params": dict(sorted(run.data.params.items())),
-            "tags": {str(tag): run.data.tags[tag] for tag in RUN_TAGS if tag in run.data.tags},
+            "params": {name: sha256(value.encode()) for name, value in sorted(run.data.params.items())},
+            "tags": {str(tag): sha256(run.data.tags[tag].encode()) for tag in RUN_TAGS if tag in run.data.tags},
             "metrics": {name: sorted([m.step, repr(m.value), m.timestamp] for m in histories[name]) for name in names},
             "latest": {name: repr(run.data.metrics[name]) for name in names},
-            "datasets": sorted([item.dataset.name, item.dataset.digest, item.dataset.source] for item in datasets),
+            "datasets": sorted(
+                [item.dataset.name, item.dataset.digest, sha256(item.dataset.source.encode())] for item in datasets
+            ),
             "models": sorted(item.model_id for item in models),
         }
 

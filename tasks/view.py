@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -144,19 +144,3 @@ def exported(folder: Path, keys: Path | None = None) -> View:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder.name} is no exported audit folder", "Write one: `edit-r2 audit export`") from error
-
-
-def snapshot(
-    view: View, versions: list[Version], models: list[str], runs: list[str], weights: list[str]
-) -> dict[str, Any]:
-    """What `Snapshot` reads, asked of a live registry."""
-    return {
-        "model": view.registry.name,
-        "weights": weights,
-        "alias": view.alias,
-        "aliases": {view.alias: view.registry.alias(view.alias)},
-        "head": view.registry.head(),
-        "versions": {str(item.number): asdict(item) for item in versions},
-        "models": {model_id: view.registry.model_tags(model_id) for model_id in models},
-        "runs": {run_id: view.registry.run_record(run_id) for run_id in runs},
-    }

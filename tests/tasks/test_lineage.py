@@ -143,7 +143,7 @@ def test_statements_are_made_from_recorded_runs(house):
     build = payload["predicate"]["buildDefinition"]
     dataset = lineage.dependencies(payload, "dataset")[0]
     assert (dataset["name"], dataset["annotations"]["valid"]) == (DATASET, True)
-    assert books.shelf.get(dataset["annotations"]["validation"]) == b'{"success": true}'
+    assert books.shelf.get(dataset["annotations"]["validation"]) == b'{"success":true}'
     assert build["externalParameters"]["seeds"] == {"rl.optimisation.seed": 7}
     lock = next(item for item in build["resolvedDependencies"] if item["name"] == "requirements.lock")
     assert lock["digest"]["sha256"] == sha256((house.root / "requirements.lock").read_bytes())
