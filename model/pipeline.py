@@ -101,9 +101,7 @@ class EditPipeline:
         numbers = list(seeds if seeds is not None else range(len(images)))
         for size in dict.fromkeys(p.shape for p in pixels):
             chosen = [i for i, p in enumerate(pixels) if p.shape == size]
-            done = run.sessions(
-                [pixels[i] for i in chosen], [instructions[i] for i in chosen], [numbers[i] for i in chosen]
-            )
+            done = run.sessions(*([table[i] for i in chosen] for table in (pixels, instructions, numbers)))
             outputs |= dict(zip(chosen, done, strict=True))
         return [outputs[i] for i in range(len(images))]
 
@@ -132,7 +130,7 @@ class _Run:
             pictures = self.bundle.encode(images)
             context.append_pictures(pictures)
             context.append_text(encode_texts(self.bundle.tokenizer, [instructions[row][turn] for row in rows]))
-            traces = self._traces(context, seeds[rows[0]], turn)
+            traces = self._traces(context, [seeds[row] for row in rows], turn)
             latents = self._latents(context, [seeds[row] for row in rows], turn, pictures.latent_grids[0])
             images = self.bundle.decode(latents, pictures.latent_grids[0])
             for row, image, trace in zip(rows, images, traces, strict=True):
@@ -140,10 +138,10 @@ class _Run:
                 outputs[row].traces.append(trace)
         return outputs
 
-    def _traces(self, context: Context, seed: int, turn: int) -> list[str]:
+    def _traces(self, context: Context, seeds: Sequence[int], turn: int) -> list[str]:
         if self.trace_tokens == 0:
             return [""] * context.rows
-        random = generator(seed, turn, "trace", str(self.bundle.model.device))
+        random = [generator(seed, turn, "trace", "cpu") for seed in seeds]
         sample = context.generate_text(self.trace_tokens, self.temperature, random, allowed=self.bundle.allowed)
         return decode_texts(self.bundle.tokenizer, sample.texts())
 

@@ -31,7 +31,7 @@ def _noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-OPTIONS = {"points": 4, "guidance": Guidance(3.0, 2.0), "trace_tokens": 5}
+OPTIONS = {"points": 4, "guidance": Guidance(3.0, 2.0), "trace_tokens": 5, "temperature": 1.0}
 
 
 def test_a_seed_decides_everything(pipeline):
