@@ -86,3 +86,8 @@ def test_a_failure_leaves_nothing_and_a_full_folder_is_not_touched(tmp_path, ima
     with pytest.raises(UserError, match="not empty"):
         imports.run("mice", FIXTURE, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_bagels_rule():
+    assert imports.bagel_size(640, 480) == (688, 512)
+    assert imports.bagel_size(1000, 15) == (1024, 16)
