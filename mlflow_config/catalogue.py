@@ -26,27 +26,40 @@ class Metric:
 
 
 CATALOGUE: tuple[Metric, ...] = (
-    Metric(r"(\w+/)?progress", "share of the stage's work that is done", "0 to 1", Better.NEITHER),
-    Metric(r"vae/(loss|reconstruction)", "squared error of reconstructed pixels", "pixels in [-1, 1]", Better.LOWER),
-    Metric(r"vae/kl", "divergence of the posterior from a unit Gaussian", "nats per latent", Better.NEITHER),
-    Metric(r"train/loss", "weighted sum of the flow-matching and the trace loss", "-", Better.LOWER),
-    Metric(r"train/flow", "squared error of the predicted velocity", "latent units squared", Better.LOWER),
-    Metric(r"train/trace", "cross-entropy of the intent trace", "nats per token", Better.LOWER),
-    Metric(r".*/gradient_norm", "global norm of the gradient before clipping", "-", Better.NEITHER),
-    Metric(r".*/learning_rate", "learning rate of the step", "-", Better.NEITHER),
-    Metric(r".*/seconds", "wall time of a step", "s", Better.LOWER),
-    Metric(r"rl/reward(/\w+)?", "mean reward of sampled turns", "0 to 1", Better.HIGHER),
-    Metric(r"rl/(IF|CC|GA)", "mean score of sampled turns", "0 to 1", Better.HIGHER),
-    Metric(r"rl/success", "share of sampled turns that succeeded", "0 to 1", Better.HIGHER),
-    Metric(r"rl/kept", "share of turns that the trajectory filter lets learn", "0 to 1", Better.NEITHER),
-    Metric(r"rl/ratio(/\w+)?", "largest distance of the ratio from 1 before the first update", "-", Better.LOWER),
-    Metric(r"rl/clipped(/\w+)?", "share of clipped ratios", "0 to 1", Better.NEITHER),
-    Metric(r"rl/kl(/\w+)?", "divergence from the reference policy", "nats or latent units squared", Better.LOWER),
-    Metric(r"eval/(IF|CC|GA|GA_cumulative)(/.*)?", "score of free-running edits", "0 to 1", Better.HIGHER),
-    Metric(r"eval/success(/.*)?", "share of sessions all of whose turns succeeded", "0 to 1", Better.HIGHER),
-    Metric(r"eval/.*n", "turns or sessions with a valid score (the denominator)", "count", Better.NEITHER),
-    Metric(r"data/\w+", "count of the built data", "count", Better.NEITHER),
-    Metric(r"system/\w+", "resource use of the process", "see name", Better.NEITHER),
+    Metric(r"vae/loss", "distance of reconstructed from true pixels (L1 plus squared)", "[-1, 1]", Better.LOWER),
+    Metric(r"(base|sft|rl)/loss", "what the optimiser minimises", "-", Better.LOWER),
+    Metric(r"(base|sft)/flow_loss", "squared error of the predicted velocity", "latent units squared", Better.LOWER),
+    Metric(r"(base|sft)/trace_loss", "cross-entropy of the intent trace", "nats per token", Better.LOWER),
+    Metric(r"(base|sft)/trace_accuracy", "share of trace tokens predicted exactly", "0 to 1", Better.HIGHER),
+    Metric(r"\w+/gradient_norm", "global norm of the gradient before clipping", "-", Better.NEITHER),
+    Metric(r"\w+/learning_rate", "learning rate of the step", "-", Better.NEITHER),
+    Metric(r"sft/validation\w*(/.*)?", "score on held-out sessions while training", "0 to 1", Better.HIGHER),
+    Metric(r"rl/reward(_turn_\d+)?", "mean reward of sampled turns", "0 to 1", Better.HIGHER),
+    Metric(r"rl/(IF|CC|GA|GA_cumulative|success)(_turn_\d+)?", "mean score of sampled turns", "0 to 1", Better.HIGHER),
+    Metric(
+        r"rl/filtered_share", "share of turns that an earlier failed turn keeps from learning", "0 to 1", Better.LOWER
+    ),
+    Metric(r"rl/zero_spread_share", "share of turns whose group has nothing to compare", "0 to 1", Better.LOWER),
+    Metric(r"rl/trace_length", "length of sampled traces", "tokens", Better.NEITHER),
+    Metric(r"rl/window_start", "first stochastic step of the iteration", "step", Better.NEITHER),
+    Metric(r"rl/(image|text)_loss", "clipped policy loss", "-", Better.LOWER),
+    Metric(r"rl/kl", "divergence from the reference policy", "squared velocity or latent units", Better.LOWER),
+    Metric(r"rl/entropy", "entropy of the trace's distribution", "nats per token", Better.NEITHER),
+    Metric(
+        r"rl/(image|text)_ratio", "mean probability ratio of new to old policy", "1 before an update", Better.NEITHER
+    ),
+    Metric(r"rl/(image|text)_clip_share", "share of ratios outside the clip range", "0 to 1", Better.NEITHER),
+    Metric(r"evaluation/(.+/)?n", "turns or sessions with a valid score (the denominator)", "count", Better.NEITHER),
+    Metric(r"evaluation/(.+/)?IF", "instruction following of free-running edits", "0 to 1", Better.HIGHER),
+    Metric(r"evaluation/(.+/)?CC", "content consistency: what should stay stays", "0 to 1", Better.HIGHER),
+    Metric(
+        r"evaluation/(.+/)?GA(_cumulative)?", "global awareness: rules and references hold", "0 to 1", Better.HIGHER
+    ),
+    Metric(r"evaluation/(.+/)?session_success", "share of sessions without a failed turn", "0 to 1", Better.HIGHER),
+    Metric(r"evaluation/(.+/)?success", "share of turns that succeeded", "0 to 1", Better.HIGHER),
+    Metric(r"data/\w+_sessions", "sessions of a split", "count", Better.NEITHER),
+    Metric(r"system/seconds", "wall time of the stage", "s", Better.LOWER),
+    Metric(r"system/peak_memory_mib", "largest resident memory of the process so far", "MiB", Better.LOWER),
 )
 
 

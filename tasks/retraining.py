@@ -84,7 +84,10 @@ def _publish(run: tracking.ActiveRun, made: Retraining) -> None:
     run.text(page, "report.html")
     for found in made.evaluations:
         summary = found.scores()["summary"]
-        values = {f"{found.name}/{name}": report.mean(summary, name) for name in (*report.METRICS, "session_success")}
+        values = {
+            f"evaluation/{found.name}/{name}": report.mean(summary, name)
+            for name in (*report.METRICS, "session_success")
+        }
         run.report(0, {name: value for name, value in values.items() if value is not None})
 
 
