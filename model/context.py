@@ -16,15 +16,17 @@ import torch
 from torch import Tensor
 
 from model.attention import COLUMN, SESSION, additive, visible
+from model.batch import Calls, PackedBatch
 from model.cache import Cache
 from model.decoding import Generators, TextSample, sample_text
 from model.guidance import Guidance, combine
 from model.layers import LayerCache, Part, Rows
+from model.layout import lay_out
 from model.modeling import EditModel
-from model.packing import Calls, PackedBatch, lay_out, token_count
 from model.partition import windows
 from model.pictures import Grid, Pictures
 from model.segments import Kind, RopeState, Segment, View, picture_segments, place_all
+from model.token_arrays import token_count
 from model.tokenizer import SpecialIds
 
 __all__ = ["Context", "TextSample"]

@@ -16,10 +16,12 @@ from transformers import PreTrainedModel
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from model.attention import additive
+from model.batch import Calls, PackedBatch
 from model.configuration import EditConfig
 from model.guidance import Guidance, combine
 from model.layers import LayerCache, MoTForCausalLM, RMSNorm, Rows, rotary
-from model.packing import Calls, PackedBatch, Pictures, View
+from model.pictures import Pictures
+from model.segments import View
 from model.vit import Connector, PositionTable, TimeEmbedder, VisionModel
 
 

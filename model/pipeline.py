@@ -101,7 +101,8 @@ class EditPipeline:
         numbers = list(seeds if seeds is not None else range(len(images)))
         for size in dict.fromkeys(p.shape for p in pixels):
             chosen = [i for i, p in enumerate(pixels) if p.shape == size]
-            done = run.sessions(*([table[i] for i in chosen] for table in (pixels, instructions, numbers)))
+            texts, chosen_seeds = [instructions[i] for i in chosen], [numbers[i] for i in chosen]
+            done = run.sessions([pixels[i] for i in chosen], texts, chosen_seeds)
             outputs |= dict(zip(chosen, done, strict=True))
         return [outputs[i] for i in range(len(images))]
 
