@@ -131,7 +131,7 @@ def _render(block: list[Session], world: World) -> Iterator[Pixels]:
 def encode_png(image: Pixels) -> bytes:
     """A picture uint8 (H, W, 3) as PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=4)
+    Image.fromarray(image).save(buffer, "PNG", compress_level=2)
     return buffer.getvalue()
 
 

@@ -8,6 +8,7 @@ to the first free cell in reading order; fewer copies means that the last ones i
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from data.scenes import SIGN, Scene, SceneObject, World
@@ -130,6 +131,7 @@ _APPLY = {
 }
 
 
+@functools.lru_cache(maxsize=65_536)
 def noun(thing: SceneObject, world: World) -> str:
     """A short noun phrase: default size and material go without saying (`red ball`, `small striped red ball`)."""
     words = [thing.colour, thing.kind]

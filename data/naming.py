@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from typing import NamedTuple
 
@@ -15,12 +16,13 @@ MAX_GROUP = 3
 
 
 class View(NamedTuple):
-    """What a draft may look at. `fixed`: cells that no single edit may name."""
+    """What a draft may look at. `fixed`: cells that no single edit may name; `only`: if any, those it must."""
 
     world: World
     scene: Scene
     rules: tuple[Rule, ...] = ()
     fixed: frozenset[int] = frozenset()
+    only: frozenset[int] = frozenset()
 
 
 class Focus(NamedTuple):
@@ -30,6 +32,7 @@ class Focus(NamedTuple):
     words: str
 
 
+@functools.lru_cache(maxsize=65_536)
 def phrases_for(thing: SceneObject) -> list[str]:
     """Noun phrases that fit an object, short ones first."""
     if thing.kind == SIGN:
@@ -46,6 +49,7 @@ def phrases_for(thing: SceneObject) -> list[str]:
     ]
 
 
+@functools.lru_cache(maxsize=65_536)
 def fits(thing: SceneObject | None, phrase: str) -> bool:
     """Whether a noun phrase is true of an object."""
     return thing is not None and set(phrase.split()) <= {*thing[:4]}
@@ -71,7 +75,8 @@ def single(view: View, rng: random.Random, signs: bool, focus: Focus | None) -> 
         things = [view.scene.cells[cell] for cell in focus.cells]
         fit = all(thing is not None and (signs or thing.kind != SIGN) for thing in things)
         return (focus, noun(things[0], view.world)) if fit and things[0] is not None else None
-    cells = [cell for cell in view.scene.occupied() if cell not in view.fixed and (signs or not is_sign(view, cell))]
+    cells = [cell for cell in sorted(view.only) or view.scene.occupied() if cell not in view.fixed]
+    cells = [cell for cell in cells if signs or not is_sign(view, cell)]
     rng.shuffle(cells)
     for cell in cells:
         phrase = name(view, (cell,), rng)

@@ -164,3 +164,10 @@ def _thing(history: History, cell: int) -> SceneObject:
     if thing is None:
         raise ValueError(f"cell {cell} is empty")
     return thing
+
+
+def twins(history: History) -> frozenset[int]:
+    """Objects of which there are exactly two of a kind."""
+    cells = history.scene.cells
+    kinds = [thing.kind for thing in cells if thing is not None]
+    return frozenset(cell for cell, thing in enumerate(cells) if thing is not None and kinds.count(thing.kind) == 2)

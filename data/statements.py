@@ -49,14 +49,24 @@ def _new_rule(history: History, rng: random.Random, families: tuple[str, ...], h
     phrase = pick(RULES[family], rng, held_out)
     value, cell, it = _value(history, rng, family), -1, ""
     if family == "protect":
-        options = [c for c in history.scene.occupied() if name(View(history.world, history.scene), (c,), rng)]
-        if not options:
+        cell, it = _protected(history, rng)
+        if cell < 0:
             return None
-        cell = rng.choice(options)
-        it = f"the {name(View(history.world, history.scene), (cell,), rng)}"
     words = phrase.text.format(value=value.split()[-1] if value else "", kind=value.split()[0] if value else "", it=it)
     tags = (f"phrase:{family}",) * phrase.held_out + (f"family:{family}",) * (family == "added_size")
     return Statement(words, (*history.rules, Rule(family, value, history.turn, cell)), tags)
+
+
+def _protected(history: History, rng: random.Random) -> tuple[int, str]:
+    """An object to protect and its words, rather one of a kind of which there are more; -1 when none can be named."""
+    view = View(history.world, history.scene)
+    kinds = [thing.kind for thing in history.scene.cells if thing is not None]
+    named = {cell: phrase for cell in history.scene.occupied() if (phrase := name(view, (cell,), rng))}
+    tempting = [cell for cell in named if kinds.count(getattr(history.scene.cells[cell], "kind", "")) > 1]
+    if not named:
+        return -1, ""
+    cell = rng.choice(tempting or list(named))
+    return cell, f"the {named[cell]}"
 
 
 def _revision(history: History, rng: random.Random, rule: Rule, held_out: bool) -> Statement:
@@ -73,7 +83,8 @@ def _value(history: History, rng: random.Random, family: str, old: str = "") -> 
     """A value that the family can take, as words; a revision keeps the kind that the rule is about."""
     world = history.world
     if family == "kind_colour":
-        kind = old.split()[0] if old else rng.choice(world.kinds)
+        present = [thing.kind for thing in history.scene.cells if thing is not None and thing.kind in world.kinds]
+        kind = old.split()[0] if old else rng.choice(present or world.kinds)
         return f"{kind} {rng.choice(tuple(world.colours))}"
     if family == "row":
         return rng.choice(world.row_words)
@@ -82,3 +93,10 @@ def _value(history: History, rng: random.Random, family: str, old: str = "") -> 
     choices = {"colour": tuple(world.colours), "material": world.materials, "size": tuple(world.sizes)}
     attribute = FAMILIES[family].attribute
     return rng.choice(choices[attribute]) if attribute else ""
+
+
+def ruled_kind(history: History, rules: tuple[Rule, ...]) -> frozenset[int]:
+    """Objects of the kind that a rule is about, until it has mattered once; none for other rules."""
+    kinds = {rule.value.split()[0] for rule in rules if rule.family == "kind_colour" and not history.needed}
+    scene = history.scene
+    return frozenset(cell for cell, thing in enumerate(scene.cells) if thing is not None and thing.kind in kinds)

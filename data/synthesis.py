@@ -91,12 +91,13 @@ def single_turns(world: World, seed: int) -> Iterator[Session]:
         yield _session(recipe, index, None, history, [line])
 
 
-def source_scene(recipe: Recipe, rng: random.Random) -> Scene:
-    """A random source whose checksum lies in the split's buckets."""
+def source_scene(recipe: Recipe, rng: random.Random, twins: bool = False) -> Scene:
+    """A random source whose checksum lies in the split's buckets; with `twins`, two or more are of one kind."""
     banned = frozenset() if recipe.held_out else held_out_pairs(recipe.world)
     while True:
         scene = random_scene(rng, recipe.world, recipe.objects, banned=banned)
-        if bucket(scene) in _BUCKETS[recipe.split]:
+        kinds = [thing.kind for thing in scene.cells if thing is not None]
+        if bucket(scene) in _BUCKETS[recipe.split] and (not twins or len(set(kinds)) < len(kinds)):
             return scene
 
 
@@ -108,7 +109,7 @@ def bucket(scene: Scene) -> int:
 def _attempt(
     recipe: Recipe, rng: random.Random, track: Track, turns: int, lead: str
 ) -> tuple[History, list[Written]] | None:
-    history = History.start(recipe.world, source_scene(recipe, rng))
+    history = History.start(recipe.world, source_scene(recipe, rng, lead in _TWINS))
     lines: list[Written] = []
     banned = frozenset() if recipe.held_out else held_out_pairs(recipe.world)
     plan = _cm_plan(rng, turns) if track == Track.CM else _cu_plan(rng, turns, lead)
@@ -135,12 +136,16 @@ def _cm_plan(rng: random.Random, turns: int) -> dict[int, str]:
 
 
 def _cu_plan(rng: random.Random, turns: int, lead: str) -> dict[int, str]:
-    """At which turns references are made, the first turn preparing the leading kind."""
+    """At which turns references are made, an earlier one preparing the leading kind."""
     first = rng.randint(2, turns) if turns > 1 else 0
     later = {turn: "reference" for turn in range(first, turns + 1) if turn == first or rng.random() < 0.65}
+    if lead == "other":
+        return {first - 1: "twins", **later}
     return {1: _PREPARES[lead], **later} if lead in _PREPARES else later
 
 
+_TWINS = ("other", "protect")
+"""What needs a second object of a kind."""
 _PREPARES = {"first": EditType.SUBJECT_ADD, "them": EditType.COUNT_CHANGE, "before": EditType.COLOR_ALTER}
 
 
