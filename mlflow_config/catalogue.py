@@ -36,25 +36,19 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(r"sft/validation\w*(/.*)?", "score on held-out sessions while training", "0 to 1", Better.HIGHER),
     Metric(r"rl/reward(_turn_\d+)?", "mean reward of sampled turns", "0 to 1", Better.HIGHER),
     Metric(r"rl/(IF|CC|GA|GA_cumulative|success)(_turn_\d+)?", "mean score of sampled turns", "0 to 1", Better.HIGHER),
-    Metric(
-        r"rl/filtered_share", "share of turns that an earlier failed turn keeps from learning", "0 to 1", Better.LOWER
-    ),
+    Metric(r"rl/filtered_share", "share of turns that an earlier failure silences", "0 to 1", Better.LOWER),
     Metric(r"rl/zero_spread_share", "share of turns whose group has nothing to compare", "0 to 1", Better.LOWER),
     Metric(r"rl/trace_length", "length of sampled traces", "tokens", Better.NEITHER),
     Metric(r"rl/window_start", "first stochastic step of the iteration", "step", Better.NEITHER),
     Metric(r"rl/(image|text)_loss", "clipped policy loss", "-", Better.LOWER),
     Metric(r"rl/kl", "divergence from the reference policy", "squared velocity or latent units", Better.LOWER),
     Metric(r"rl/entropy", "entropy of the trace's distribution", "nats per token", Better.NEITHER),
-    Metric(
-        r"rl/(image|text)_ratio", "mean probability ratio of new to old policy", "1 before an update", Better.NEITHER
-    ),
+    Metric(r"rl/(image|text)_ratio", "mean ratio of new to old policy", "1 before an update", Better.NEITHER),
     Metric(r"rl/(image|text)_clip_share", "share of ratios outside the clip range", "0 to 1", Better.NEITHER),
     Metric(r"evaluation/(.+/)?n", "turns or sessions with a valid score (the denominator)", "count", Better.NEITHER),
     Metric(r"evaluation/(.+/)?IF", "instruction following of free-running edits", "0 to 1", Better.HIGHER),
     Metric(r"evaluation/(.+/)?CC", "content consistency: what should stay stays", "0 to 1", Better.HIGHER),
-    Metric(
-        r"evaluation/(.+/)?GA(_cumulative)?", "global awareness: rules and references hold", "0 to 1", Better.HIGHER
-    ),
+    Metric(r"evaluation/(.+/)?GA(_cumulative)?", "global awareness of rules and references", "0 to 1", Better.HIGHER),
     Metric(r"evaluation/(.+/)?session_success", "share of sessions without a failed turn", "0 to 1", Better.HIGHER),
     Metric(r"evaluation/(.+/)?success", "share of turns that succeeded", "0 to 1", Better.HIGHER),
     Metric(r"data/\w+_sessions", "sessions of a split", "count", Better.NEITHER),
