@@ -28,9 +28,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from data.card import Card
+from data.constraints import FAMILIES
 from data.errors import UserError
 from data.parameters import read_profile, section
 from data.phrases import vocabulary
+from data.references import KINDS
 from data.render import Pixels, render
 from data.scenes import World, world_named
 from data.schema import Session
@@ -107,6 +109,10 @@ def recipe(config: SessionsConfig, split: str) -> Recipe:
     objects = config.objects or OBJECTS[world.name]
     if not 1 <= least <= most <= 8 or not 1 <= objects[0] <= objects[1] <= world.cells - 2:
         raise UserError(f"turns {config.turns} or objects {objects} are out of range", "Correct them in params.yaml")
+    unknown = {*config.families} - {*FAMILIES} | {*config.references} - {*KINDS}
+    if unknown or not 0 <= config.cm_share <= 1:
+        names = ", ".join(sorted(unknown)) or f"cm_share {config.cm_share}"
+        raise UserError(f"{names}: no such rule or reference, or no share", f"Known: {', '.join((*FAMILIES, *KINDS))}")
     return Recipe(world, split, config.seed, config.turns, objects, config.cm_share, config.families, config.references)
 
 

@@ -109,3 +109,18 @@ def test_render_scenes_repeats():
     first = render_scenes(TINY, 20, seed=1)
     assert first.shape == (20, 48, 48, 3) and np.array_equal(first, render_scenes(TINY, 20, seed=1))
     assert not np.array_equal(first, render_scenes(TINY, 20, seed=2))
+
+
+@pytest.mark.parametrize(
+    "change", [{"families": ("edited_color",)}, {"references": ("they",)}, {"cm_share": 2.0}, {"objects": (0, 3)}]
+)
+def test_values_that_cannot_work_are_named(change, tmp_path):
+    with pytest.raises(UserError):
+        build(replace(CONFIG, **change), tmp_path / "set", "sessions/tiny")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("turns", [(1, 1), (8, 8)])
+def test_shortest_and_longest_sessions(turns, tmp_path):
+    folder = build(replace(CONFIG, train=20, validation=0, turns=turns), tmp_path / "set", "sessions/tiny")
+    assert {len(one.turns) for one in SessionFolder(folder, "train").sessions()} == {turns[0]}
