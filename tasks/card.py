@@ -83,6 +83,7 @@ def _decision(found: Pedigree) -> Iterator[str]:
     yield "## How it was decided\n"
     against = found.decision.champion_digest
     other = f"the champion {against[:12]}" if against else "the stage it was trained from"
-    yield f"Compared with {other}, by policy `{found.decision.inputs.policy[:12]}` of profile `{found.decision.profile}`.\n"
+    policy, profile = found.decision.inputs.policy[:12], found.decision.profile
+    yield f"Compared with {other}, by policy `{policy}` of profile `{profile}`.\n"
     yield found.decision.markdown()
     yield "\nIt is not meant for edits that deceive. Scores on rendered scenes say nothing about photographs."

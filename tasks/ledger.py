@@ -65,8 +65,12 @@ class Draft(BaseModel):
 
     @property
     def operation(self) -> str:
-        """Identity of the act: a repetition after a crash is the same act, whoever repeats it."""
-        return sha256(canonical(self.model_dump(include=set(Draft.model_fields) - {"actor", "reason"})))
+        """Identity of the act: a repetition after a crash is the same act, whoever repeats it.
+
+        A repair may be needed again and again; its reason says after which entry, and so tells one from the next.
+        """
+        told = {"actor"} if self.action == "repair" else {"actor", "reason"}
+        return sha256(canonical(self.model_dump(include=set(Draft.model_fields) - told)))
 
 
 class Entry(Draft):

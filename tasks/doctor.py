@@ -1,0 +1,221 @@
+"""The doctor: finds what crashes and hands have left behind, mends what can be mended, and says why for each.
+
+Run on a schedule or by `edit-r2 doctor`. Nothing is deleted. The ledger is never rewritten: a torn last line, which was
+never acknowledged, is set aside; anything else that is wrong with it is for a person to judge.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from data.errors import UserError
+from mlflow_config.settings import Tag
+from tasks.books import Books
+from tasks.documents import FolderShelf
+from tasks.ledger import Draft, LedgerError, Signed, champion, read_chain
+from tasks.promotion import project
+from tasks.registry import VERDICT_TAG
+from tasks.signing import load_identity, sha256
+
+GIB = 2**30
+LEAST_FREE = 2 * GIB
+UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """One thing that is wrong. `mended` tells whether this visit has put it right."""
+
+    kind: Literal["ledger", "alias", "version", "model", "run", "document", "key", "disk", "service"]
+    subject: str
+    problem: str
+    remedy: str
+    mended: bool = False
+
+    @property
+    def line(self) -> str:
+        """One line for people."""
+        return f"{self.kind} {self.subject}: {self.problem}. {'Mended.' if self.mended else self.remedy}"
+
+
+def examine(books: Books, root: Path, repair: bool = False) -> list[Complaint]:
+    """Look at everything; an empty list means that all is well.
+
+    Args:
+        books: the installation.
+        root: the checkout, where no private key may be tracked.
+        repair: mend what can be mended.
+    """
+    checks: list[Callable[[], Iterator[Complaint]]] = [
+        lambda: _torn(books, repair),
+        lambda: _chain(books),
+        lambda: _aliases(books, repair),
+        lambda: _versions(books, repair),
+        lambda: _runs(books, repair),
+        lambda: _pending_models(books, repair),
+        lambda: _documents(books),
+        lambda: _keys(books, root),
+        lambda: _disk(books.state),
+    ]
+    found: list[Complaint] = []
+    for check in checks:
+        try:
+            found += check()
+        except LedgerError:
+            break  # `_chain` has told; nothing that rests on the ledger can be judged
+    return found
+
+
+def _torn(books: Books, repair: bool) -> Iterator[Complaint]:
+    shelf = books.shelf
+    if isinstance(shelf, FolderShelf) and shelf.file.exists() and not shelf.file.read_bytes().endswith(b"\n"):
+        mended = repair and (shelf.recover() or True)
+        remedy = "Run `edit-r2 doctor --repair`"
+        yield Complaint("ledger", "last line", "it was torn by a crash before it counted", remedy, mended)
+
+
+def _chain(books: Books) -> Iterator[Complaint]:
+    try:
+        read_chain(books.shelf.lines(), books.keys)
+    except LedgerError as error:
+        yield Complaint("ledger", "chain", error.problem, error.remedy)
+        raise
+
+
+def _aliases(books: Books, repair: bool) -> Iterator[Complaint]:
+    """Aliases that do not name the ledger's champion; a repair is itself entered into the ledger."""
+    from dataclasses import replace
+
+    chain, registry = books.ledger.chain(), books.registry
+    for alias in sorted({signed.entry.alias for signed in chain if signed.entry.model == registry.name}):
+        entry, named = champion(chain, registry.name, alias), registry.alias(alias)
+        if entry is None or named == entry.version:
+            continue
+        problem = f"it names version {named}, the ledger says {entry.version}"
+        if repair:
+            fields = entry.model_dump(include=set(Draft.model_fields)) | {"approval": None, "actor": books.actor}
+            reason = f"alias {alias} named version {named} after entry {len(chain) - 1}"
+            books.ledger.append(Draft.model_validate(fields | {"action": "repair", "reason": reason}))
+            project(replace(books, alias=alias))
+        yield Complaint("alias", alias, problem, "Run `edit-r2 doctor --repair`", repair)
+    head = registry.head()
+    if chain and (head is None or head[0] < len(chain) - 1) and not repair:
+        remedy = "Run `edit-r2 doctor --repair`"
+        yield Complaint("ledger", "newest entry", "the registry has not seen it", remedy)
+    if repair and chain:
+        project(books)
+
+
+def _versions(books: Books, repair: bool) -> Iterator[Complaint]:
+    """Versions that were registered by a promotion that never came to its entry in the ledger."""
+    known = {signed.entry.version for signed in _own(books)}
+    for version in books.registry.versions():
+        if version.number in known or version.tags.get(VERDICT_TAG) == UNDECIDED:
+            continue
+        if repair:
+            with FileLock(books.state / "registry.lock"):
+                books.registry.tag(version.number, VERDICT_TAG, UNDECIDED)
+        problem = "it is registered, and the ledger has no decision on it"
+        remedy = "Promote its model again, or mark it with `edit-r2 doctor --repair`"
+        yield Complaint("version", str(version.number), problem, remedy, repair)
+
+
+def _own(books: Books) -> list[Signed]:
+    return [signed for signed in books.ledger.chain() if signed.entry.model == books.registry.name]
+
+
+def _runs(books: Books, repair: bool) -> Iterator[Complaint]:
+    """Runs that MLflow shows as running and no process is at: a live one holds the lock of its working folder."""
+    client = books.registry.client
+    for experiment in client.search_experiments(filter_string="name LIKE 'edit-r2/%'"):
+        for run in client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'"):
+            host = run.data.tags.get(Tag.HOST)
+            if host not in (None, platform.node()):
+                continue  # another machine's doctor sees its locks
+            stage, mark = run.data.tags.get(Tag.STAGE, ""), run.data.tags.get(Tag.FINGERPRINT, "")
+            lock = FileLock(books.state / "runs" / f"{stage}-{mark[:12]}.lock")
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            with lock:
+                lock.release()
+                if repair:
+                    client.set_tag(run.info.run_id, str(Tag.FAILURE), "its process died without a word")
+                    client.set_terminated(run.info.run_id, "KILLED")
+            problem = f"{run.info.run_name or stage} is shown as running, but its process is gone"
+            yield Complaint("run", run.info.run_id[:12], problem, "Run `edit-r2 doctor --repair`", repair)
+
+
+def _pending_models(books: Books, repair: bool) -> Iterator[Complaint]:
+    """Logged models whose files never came whole, of runs that are over."""
+    client = books.registry.client
+    experiments = [item.experiment_id for item in client.search_experiments(filter_string="name LIKE 'edit-r2/%'")]
+    if not experiments:
+        return
+    for model in _pages(lambda token: client.search_logged_models(experiments, page_token=token)):
+        if model.status != "PENDING":
+            continue
+        run = client.get_run(model.source_run_id) if model.source_run_id else None
+        if run is not None and run.info.status == "RUNNING":
+            continue
+        if repair:
+            client.finalize_logged_model(model.model_id, "FAILED")
+        problem = "its upload was cut off"
+        yield Complaint("model", model.model_id, problem, "Run `edit-r2 doctor --repair`", repair)
+
+
+def _pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Everything that a search of MLflow finds."""
+    page = search(None)
+    yield from page
+    while page.token:
+        page = search(page.token)
+        yield from page
+
+
+def _documents(books: Books) -> Iterator[Complaint]:
+    """Documents that entries name and that are missing or altered."""
+    for signed in _own(books):
+        entry = signed.entry
+        for kind in ("statement", "decision", "approval"):
+            digest = getattr(entry, kind)
+            try:
+                if digest and sha256(books.shelf.get(digest)) != digest:
+                    raise UserError("altered", "")
+            except UserError:
+                problem = f"the {kind} of version {entry.version} is missing or altered"
+                yield Complaint("document", digest[:12], problem, "Restore the ledger's folder from a backup")
+
+
+def _keys(books: Books, root: Path) -> Iterator[Complaint]:
+    """Private keys that others can read or that git tracks, and pairs that do not match."""
+    for path in sorted(books.keys.glob("*.pem")):
+        if path.name.endswith(".pub.pem"):
+            continue
+        if path.stat().st_mode & 0o077:
+            yield Complaint("key", path.name, "others can read it", f"Run: chmod 600 {path.name}")
+        elif path.stem == books.identity.name:
+            try:
+                load_identity(books.keys, path.stem)
+            except UserError as error:
+                yield Complaint("key", path.name, error.problem, error.remedy)
+    tracked = subprocess.run(["git", "ls-files", "*.pem"], cwd=root, capture_output=True, text=True, check=False)
+    for name in tracked.stdout.split():
+        if not name.endswith(".pub.pem"):
+            yield Complaint("key", name, "git tracks it", "Remove it from the repository and make a new key")
+
+
+def _disk(state: Path) -> Iterator[Complaint]:
+    free = shutil.disk_usage(state).free
+    if free < LEAST_FREE:
+        yield Complaint("disk", state.name, f"only {free / GIB:.1f} GiB are free", "Free some space")

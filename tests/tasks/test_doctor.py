@@ -1,0 +1,142 @@
+"""The doctor: finds what was planted, mends what it may, records what it did, and leaves the healthy alone."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from filelock import FileLock
+
+from mlflow_config.settings import Tag
+from tasks import doctor
+from tasks.doctor import examine
+from tasks.promotion import history, promote
+from tasks.registry import VERDICT_TAG
+from tests.tasks.houses import build_house, family, sqlite_template, stand, train
+from tests.tasks.scoresets import skilled
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    return sqlite_template(tmp_path_factory.mktemp("mlflow"))
+
+
+@pytest.fixture
+def house(tmp_path, template):
+    return build_house(tmp_path, template)
+
+
+@pytest.fixture
+def crowned(house):
+    for content, skill, seed in (("a", 0.5, 3), ("b", 0.9, 4)):
+        promote(house.books, *stand(house, family(house, content), skilled(skill), seed), reason="better")
+    return house
+
+
+def seen(house, repair=False):
+    return [(complaint.kind, complaint.mended) for complaint in examine(house.books, house.root, repair)]
+
+
+def test_a_healthy_installation_has_no_complaints(crowned, house):
+    assert seen(crowned) == []
+    assert seen(crowned, repair=True) == []
+    assert len(history(crowned.books)) == 2
+
+
+def test_a_moved_alias_is_found_mended_and_recorded(crowned):
+    for _ in range(2):  # twice: the second repair is an act of its own
+        crowned.books.registry.point("champion", 1)
+        assert seen(crowned) == [("alias", False)]
+        assert crowned.books.registry.alias("champion") == 1
+        assert seen(crowned, repair=True) == [("alias", True)]
+        assert crowned.books.registry.alias("champion") == 2
+    assert [signed.entry.action for signed in history(crowned.books)][2:] == ["repair", "repair"]
+    assert "named version 1" in history(crowned.books)[-1].entry.reason
+    assert crowned.books.ledger.champion("edit-r2", "champion").version == 2
+    assert seen(crowned) == []
+
+
+def test_a_torn_ledger_is_mended(crowned):
+    file = crowned.books.shelf.file
+    file.write_bytes(file.read_bytes() + b'{"payload":"eyJ')
+    assert seen(crowned) == [("ledger", False)]
+    assert seen(crowned, repair=True) == [("ledger", True)]
+    assert seen(crowned) == []
+    assert len(history(crowned.books)) == 2
+
+
+def test_an_altered_ledger_is_told_and_left_alone(crowned):
+    file = crowned.books.shelf.file
+    altered = file.read_bytes().replace(b"payload", b"pAyload", 1)
+    file.write_bytes(altered)
+    complaints = examine(crowned.books, crowned.root, repair=True)
+    assert [complaint.kind for complaint in complaints] == ["ledger"]
+    assert file.read_bytes() == altered
+
+
+def test_an_unfinished_projection_is_finished(crowned):
+    """A promotion that was killed right after its entry: the ledger knows, the registry does not."""
+    crowned.books.registry.point("champion", 1)
+    crowned.books.registry.anchor(0, "0" * 64)
+    assert ("alias", False) in seen(crowned)
+    examine(crowned.books, crowned.root, repair=True)
+    assert crowned.books.registry.alias("champion") == 2
+    assert seen(crowned) == []
+
+
+def test_a_version_without_decision_is_marked(house):
+    model = train(house, "base", content="x")
+    version = house.books.registry.register(model.model_id, model.run_id, {})
+    assert seen(house) == [("version", False)]
+    assert seen(house, repair=True) == [("version", True)]
+    assert house.books.registry.version(version).tags[VERDICT_TAG] == doctor.UNDECIDED
+    assert seen(house) == []
+
+
+def test_runs_of_dead_processes_are_closed_and_live_ones_are_not(house):
+    tags = {str(Tag.STAGE): "train_rl", str(Tag.FINGERPRINT): "a" * 64}
+    dead = house.client.create_run(house.experiment, tags=tags).info.run_id
+    live = house.client.create_run(house.experiment, tags=tags | {str(Tag.FINGERPRINT): "b" * 64}).info.run_id
+    elsewhere = house.client.create_run(house.experiment, tags=tags | {str(Tag.HOST): "another"}).info.run_id
+    (house.books.state / "runs").mkdir(exist_ok=True)
+    with FileLock(house.books.state / "runs" / f"train_rl-{'b' * 12}.lock"):
+        assert seen(house) == [("run", False)]
+        assert seen(house, repair=True) == [("run", True)]
+        assert seen(house) == []
+    status = {run: house.client.get_run(run).info.status for run in (dead, live, elsewhere)}
+    assert status == {dead: "KILLED", live: "RUNNING", elsewhere: "RUNNING"}
+    assert "died" in house.client.get_run(dead).data.tags[Tag.FAILURE]
+
+
+def test_a_model_that_was_never_uploaded_is_closed(house):
+    run = house.client.create_run(house.experiment)
+    house.client.set_terminated(run.info.run_id, "KILLED")
+    model = house.client.create_logged_model(house.experiment, name="rl", source_run_id=run.info.run_id)
+    assert seen(house, repair=True) == [("model", True)]
+    assert house.client.get_logged_model(model.model_id).status == "FAILED"
+
+
+def test_keys_disk_and_documents(crowned, monkeypatch):
+    key = crowned.books.keys / "pipeline.pem"
+    key.chmod(0o640)
+    assert seen(crowned) == [("key", False)]
+    key.chmod(0o600)
+    entry = history(crowned.books)[0].entry
+    path = crowned.books.state / "ledger" / "documents" / entry.decision[:2] / entry.decision
+    kept = path.read_bytes()
+    path.unlink()
+    assert seen(crowned) == [("document", False)]
+    path.write_bytes(kept)
+    usage = shutil.disk_usage(crowned.root)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage._replace(free=10))
+    complaint = examine(crowned.books, crowned.root)[0]
+    assert complaint.kind == "disk"
+    assert "GiB" in complaint.line
+
+
+def test_a_private_key_in_the_repository_is_told(house):
+    import subprocess
+
+    (house.root / "mine.pem").write_text("secret")
+    subprocess.run(["git", "add", "-f", "mine.pem"], cwd=house.root, check=True)
+    assert seen(house) == [("key", False)]
