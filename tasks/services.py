@@ -87,6 +87,9 @@ def up() -> list[Service]:
         settings.cache_clear()
         _refuse_foreign(settings())
     chosen = prepare()
+    pools = sorted({chosen.cpu_pool, chosen.gpu_pool})
+    if present.keys() >= {"prefect", "mlflow", *(f"worker-{pool}" for pool in pools)}:
+        return list(present.values())
     urls = {
         "prefect": f"http://127.0.0.1:{chosen.prefect_port}/api",
         "mlflow": f"http://127.0.0.1:{chosen.mlflow_port}",
@@ -99,7 +102,7 @@ def up() -> list[Service]:
         for name, url in urls.items():
             _await(present[name], f"{url}/health")
         _deploy(chosen, urls)
-        for pool in (chosen.cpu_pool, chosen.gpu_pool):
+        for pool in pools:
             if f"worker-{pool}" not in present:
                 command = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", f"local-{pool}"]
                 present[f"worker-{pool}"] = _start(f"worker-{pool}", command, chosen, urls)
