@@ -195,9 +195,16 @@ def describe(thing: SceneObject) -> str:
 
 def parse_object(words: str, world: World) -> SceneObject:
     """The object of which `describe` gives these words; ValueError for any others."""
-    parts = words.split()
+    parts = str(words).split()
     if len(parts) >= 2 and parts[1] == SIGN:
-        return world.sign("".join(parts[2:]), parts[0])
+        text = "".join(parts[2:])
+        if (
+            parts[0] not in world.colours
+            or not 1 <= len(text) <= world.text_length
+            or not set(text) <= {*world.letters}
+        ):
+            raise ValueError(f"not a sign of the world {world.name}: {words!r}")
+        return world.sign(text, parts[0])
     if len(parts) != 4:
         raise ValueError(f"not an object of the world: {words!r}")
     size, material, colour, kind = parts
@@ -216,7 +223,7 @@ def scene_to_dict(scene: Scene, world: World) -> dict[str, str]:
 def scene_from_dict(data: dict[str, str], world: World) -> Scene:
     """The inverse of `scene_to_dict`; ValueError when a word is unknown."""
     unknown = set(data) - set(world.places) - {"background"}
-    if unknown or data.get("background") not in world.backgrounds:
+    if unknown or str(data.get("background")) not in world.backgrounds:
         raise ValueError(f"not a scene of the world {world.name}: {sorted(unknown) or data.get('background')}")
     cells = (data.get(place) for place in world.places)
     return Scene(data["background"], tuple(None if words is None else parse_object(words, world) for words in cells))

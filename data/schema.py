@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, model_serializer, model_validator
 
-from data.scenes import Scene, scene_from_dict, scene_to_dict, world_named
+from data.scenes import WORLDS, Scene, SceneObject, scene_from_dict, scene_to_dict, world_named
 
 PUBLISHED = (
     "image",
@@ -124,9 +124,29 @@ class SceneBlock(_Frozen):
     def _from_words(cls, data: Any) -> Any:
         if not isinstance(data, Mapping) or not isinstance(data.get("source"), Mapping):
             return data
-        world = world_named(data["world"])
-        targets = tuple(scene_from_dict(scene, world) for scene in data["targets"])
-        return {**data, "source": scene_from_dict(data["source"], world), "targets": targets}
+        world = WORLDS.get(str(data.get("world")))
+        scenes = [data["source"], *data["targets"]] if isinstance(data.get("targets"), list) else []
+        if world is None or not scenes or not all(isinstance(scene, Mapping) for scene in scenes):
+            raise ValueError("a scene block names its world and has a source and targets")
+        source, *targets = (scene_from_dict(dict(scene), world) for scene in scenes)
+        return {**data, "source": source, "targets": tuple(targets)}
+
+    @model_validator(mode="after")
+    def _inside(self) -> SceneBlock:
+        """Nothing that a judge looks up may be missing: cells lie in the world, attributes exist, counts are counts."""
+        cells = len(self.source.cells)
+        checks = [check for turn in self.checks for check in turn]
+        kept = [entry for turn in self.kept for entry in turn]
+        places = [*(cell for turn in self.touched for cell in turn), *(cell for entry in kept for cell in entry[:2])]
+        places += [check.cell for check in checks if check.attribute in SceneObject._fields]
+        named = {check.attribute for check in checks} <= {*SceneObject._fields, "background", "count"}
+        counts = [check.value.split() for check in checks if check.attribute == "count"]
+        counted = all(len(words) == 2 and words[0].isdecimal() for words in counts)
+        if not named or not counted or not {entry.attribute for entry in kept} <= {*SceneObject._fields}:
+            raise ValueError("a check or kept attribute of the scene block is unknown")
+        if not all(0 <= place < cells for place in places):
+            raise ValueError("a cell of the scene block lies outside the world")
+        return self
 
     @model_serializer
     def _to_words(self) -> dict[str, Any]:
@@ -156,10 +176,8 @@ class Session(_Frozen):
     def _whole(self) -> Session:
         if not self.turns:
             raise ValueError("a session has at least one turn")
-        if self.scene and {len(self.scene.targets), len(self.scene.checks), len(self.scene.touched)} != {
-            len(self.turns)
-        }:
-            raise ValueError("the scene block must have one target, one list of checks and of cells per turn")
+        if self.scene and self.scene.lengths() != {len(self.turns)}:
+            raise ValueError("the scene block must have one target and one list of checks and cells per turn")
         return self
 
     def picture(self, turn: int) -> str:
