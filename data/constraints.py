@@ -189,7 +189,6 @@ class Family(NamedTuple):
 
 _COLOUR, _MATERIAL = (EditType.COLOR_ALTER,), (EditType.MATERIAL_ALTER,)
 _ADD, _COUNT = (EditType.SUBJECT_ADD,), (EditType.COUNT_CHANGE,)
-
 FAMILIES: dict[str, Family] = {
     # Whether a further copy counts as added is open to argument, so rules on additions and counting never meet.
     # In order of application: what places or copies things comes before what dresses them, prohibitions come last.
