@@ -68,6 +68,35 @@ def _column(context: Context, query: Segment) -> Tensor:
     return marks
 
 
+class _Decoder:
+    """Feeds one token per row and step into the main stream of a context."""
+
+    def __init__(self, context: Context, query: Segment, limit: int) -> None:
+        self.model, self.cache, self.rows = context.model, context.streams[0], context.rows
+        self.cache.reserve(limit)
+        self.column = _column(context, query)
+        self.seen = visible(self.column, self.cache.marks[:, :, : self.cache.length])
+        self.flat = torch.arange(self.rows, device=self.model.device)
+        first = torch.tensor([s.rope[0] for s in context.states], device=self.model.device)
+        steps = first + torch.arange(limit, device=self.model.device)[:, None]
+        tables = rotary(self.model.rotary, steps.flatten(), self.model.dtype)
+        self.cos, self.sin = (table.view(limit, self.rows, 1, -1) for table in tables)
+        self.step = 0
+
+    def feed(self, ids: Tensor, alive: Tensor) -> Tensor:
+        """Hidden states (B, D) of ids (B,); rows that are not alive leave an empty column."""
+        self.column[COLUMN] = self.cache.length
+        self.column[SESSION] = torch.where(alive, 0, PADDING)[:, None]
+        self.seen = torch.cat((self.seen, alive[:, None, None]), -1)
+        part = Part(self.rows, 1, 1, additive(self.seen, self.model.dtype), 0, self.cache.length)
+        rows = Rows([part], self.flat, self.flat, self.flat, self.cos[self.step], self.sin[self.step])
+        und = self.model.get_input_embeddings()(ids)
+        hidden, _ = self.model.decode(und, und[:0], rows, [self.cache.layers])
+        self.cache.commit(self.column)
+        self.step += 1
+        return hidden
+
+
 def sample_text(
     context: Context,
     query: Segment,
@@ -76,39 +105,28 @@ def sample_text(
     generator: Generators,
     allowed: Tensor | None,
 ) -> TextSample:
-    """Feed bos, then every sampled id, then eos, into the cache's main stream; stop when all rows have fed eos."""
-    model, cache, eos = context.model, context.streams[0], context.special.eos
-    limit, rows, device = max_tokens + 2, context.rows, context.model.device
-    cache.reserve(limit)
-    column = _column(context, query)
-    seen = visible(column, cache.marks[:, :, : cache.length])
-    positions = torch.tensor([s.rope[0] for s in context.states], device=device)
-    steps = positions + torch.arange(limit, device=device)[:, None]
-    cos, sin = (x.view(limit, rows, 1, -1) for x in rotary(model.rotary, steps.flatten(), model.dtype))
-    single = torch.arange(rows, device=device)
-    uniform = draw_uniform(rows, max_tokens, generator, device)
-    fed = torch.full((rows,), context.special.bos, device=device)
-    alive = torch.ones(rows, dtype=torch.bool, device=device)  # rows whose token of this step belongs to their text
-    tokens, logprobs, counted = [], [], []
-    for index in range(limit):
-        column[COLUMN], column[SESSION] = cache.length, torch.where(alive, 0, PADDING)[:, None]
-        seen = torch.cat((seen, alive[:, None, None]), -1)
-        part = Part(rows, 1, 1, additive(seen, model.dtype), 0, cache.length)
-        layout = Rows([part], single, single, single, cos[index], sin[index])
-        und = model.get_input_embeddings()(fed)
-        hidden, _ = model.decode(und, und[:0], layout, [cache.layers])
-        cache.commit(column)
+    """Feed bos, then every sampled id, then eos, into the cache's main stream; stop when all rows have fed eos.
+    ValueError without a budget."""
+    if max_tokens < 1:
+        raise ValueError("a text needs a budget of at least one token")
+    decoder, eos, device = _Decoder(context, query, max_tokens + 2), context.special.eos, context.model.device
+    uniform = draw_uniform(context.rows, max_tokens, generator, device)
+    fed = torch.full((context.rows,), context.special.bos, device=device)
+    alive = torch.ones(context.rows, dtype=torch.bool, device=device)  # whose token of this step is part of a text
+    tokens, logprobs, decided = [], [], []
+    for index in range(max_tokens + 2):
+        hidden = decoder.feed(fed, alive)
         alive = alive & (fed != eos)
         if not bool(alive.any()):
             break
         if index >= max_tokens:  # the budget is spent: whoever still speaks is closed by an eos
             fed = torch.full_like(fed, eos)
             continue
-        chosen, logprob = choose(model.logits(hidden), temperature, uniform[:, index], allowed)
+        chosen, logprob = choose(context.model.logits(hidden), temperature, uniform[:, index], allowed)
         tokens.append(torch.where(alive, chosen, context.special.pad))
         logprobs.append(torch.where(alive, logprob, 0.0))
-        counted.append(alive)
+        decided.append(alive)
         fed = torch.where(alive, chosen, eos)
-    stacked = torch.stack(tokens, 1)
-    finished = ((stacked == eos) & torch.stack(counted, 1)).any(1)
-    return TextSample(stacked, torch.stack(counted, 1).sum(1), torch.stack(logprobs, 1), finished)
+    ids, counted = torch.stack(tokens, 1), torch.stack(decided, 1)
+    finished = ((ids == eos) & counted).any(1)
+    return TextSample(ids, counted.sum(1), torch.stack(logprobs, 1), finished)

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from model.batch import PackedBatch
 from model.layout import lay_out
 from model.pictures import Pictures
-from model.segments import Kind, Segment, View, picture_segments, place_all, session_segments
+from model.segments import Kind, Segment, View, drop_conditions, picture_segments, place_all, session_segments
 from model.token_arrays import token_count
 from model.tokenizer import SpecialIds
 
-__all__ = ["Kind", "PackedBatch", "Pictures", "Segment", "View", "pack", "picture_segments", "session_segments"]
+__all__ = [
+    "Kind", "PackedBatch", "Pictures", "Segment", "View", "drop_conditions", "pack", "picture_segments", "session_segments",
+]  # fmt: skip
 
 
 def _bins(lengths: Sequence[int], limit: int) -> tuple[list[int], list[int]]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
+import torch
+
 from model.pictures import Grid
 
 
@@ -113,6 +115,31 @@ def place_all(segments: Sequence[Segment], state: RopeState | None = None) -> tu
         if where is not None:
             placed.append(where)
     return placed, state
+
+
+def drop_conditions(
+    segments: Sequence[Segment],
+    random: torch.Generator,
+    *,
+    text: float = 0.1,
+    vit: float = 0.3,
+    clean: float = 0.3,
+    gaps: bool = True,
+) -> list[Segment]:
+    """Condition dropout, one draw per segment: what guidance will hide is sometimes hidden in training.
+
+    Noise and supervised texts stay. `gaps`: a dropped picture still takes its rope id, as the official training does;
+    without gaps the positions are those of the pictureless view.
+    """
+    chances = {Kind.TEXT: text, Kind.VIT: vit, Kind.CLEAN: clean, Kind.NOISY: 0.0}
+    draws = torch.rand(len(segments), generator=random).tolist()
+    kept = []
+    for segment, draw in zip(segments, draws, strict=True):
+        if segment.supervised or draw >= chances[segment.kind]:
+            kept.append(segment)
+        elif gaps:
+            kept.append(replace(segment, dropped=True))
+    return kept
 
 
 def picture_segments(picture: int, turn: int, use_vit: bool = True) -> list[Segment]:

@@ -1,0 +1,142 @@
+"""Rope ids, visibility, dropout and the errors of a layout."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model.attention import visible
+from model.packing import Kind, Pictures, Segment, View, drop_conditions, pack, session_segments
+from model.segments import RopeState, place_all
+from tests.model.random_sessions import SPECIAL, Batch, Layout, Story, tiny_model
+
+STORY = Story([[5, 6], [7]], [[11], [12, 13]], [1, 1])
+
+
+def _ropes(segments: list[Segment]) -> list[int]:
+    return [p.rope for p in place_all(segments)[0]]
+
+
+def test_rope_ids_of_a_session():
+    segments = session_segments([[5, 6], [7]], [0, 1, 2], [[0], [1]], [[11], [12, 13]])
+    kinds = [s.kind.name for s in segments]
+    assert kinds == ["CLEAN", "VIT", "TEXT", "TEXT", "NOISY"] * 2
+    # Pictures take one id each, texts their length with the frame; the trace gives its ids back after its turn.
+    assert _ropes(segments) == [0, 1, 2, 6, 9, 6, 7, 8, 11, 15]
+
+
+def test_a_clean_copy_shares_the_noisy_rope_id():
+    segments = session_segments([[5], [7]], [0, 1, 2], [[0], [1]])
+    placed = place_all(segments)[0]
+    noisy, clean = placed[3], placed[4]
+    assert (noisy.segment.kind, clean.segment.kind) == (Kind.NOISY, Kind.CLEAN)
+    assert noisy.rope == clean.rope == 5
+
+
+def test_kept_traces_stay_in_the_positions():
+    assert _ropes(session_segments([[5], [7]], [0, 1, 2], [[0], [1]], [[11], [12]], keep_traces=True))[5] == 8
+
+
+def test_guided_views_count_their_own_positions():
+    segments = session_segments([[5], [7]], [0, 1, 2], [[0], [1]], guided=True)
+    noisy = {(s.segment.turn, s.segment.view): s.rope for s in place_all(segments)[0] if s.segment.kind == Kind.NOISY}
+    assert noisy == {
+        (1, View.FULL): 5, (1, View.NO_TEXT): 2, (1, View.NO_IMAGE): 3,
+        (2, View.FULL): 10, (2, View.NO_TEXT): 7, (2, View.NO_IMAGE): 6,
+    }  # fmt: skip
+
+
+def test_a_dropped_picture_leaves_a_gap_and_a_dropped_text_none():
+    picture, text = Segment(Kind.VIT, 1, picture=0), Segment(Kind.TEXT, 1, (5, 6))
+    last = Segment(Kind.TEXT, 1, (7,))
+    assert _ropes([replace(picture, dropped=True), text, last]) == [1, 5]
+    assert _ropes([picture, replace(text, dropped=True), last]) == [0, 1]
+
+
+def test_condition_dropout_spares_what_is_learnt():
+    segments = session_segments([[5]] * 200, range(201), [[k] for k in range(200)], [[6]] * 200)
+    random = torch.Generator().manual_seed(0)
+    dropped = [s for s in drop_conditions(segments, random) if s.dropped]
+    shares = {kind: sum(s.kind == kind for s in dropped) / 200 for kind in Kind}
+    assert shares == pytest.approx({Kind.TEXT: 0.1, Kind.VIT: 0.3, Kind.CLEAN: 0.3, Kind.NOISY: 0}, abs=0.08)
+    assert not any(s.supervised for s in dropped)
+    assert len(_ropes(drop_conditions(segments, random, gaps=False))) < len(segments)
+    batch = pack([drop_conditions(segments[:10], random)], replace(_pictures(), latent_grids=((2, 2),) * 3), SPECIAL)
+    assert batch.noisy_turn.tolist() == [1, 2]
+
+
+def test_nothing_kept_follows_a_branch_in_its_turn():
+    with pytest.raises(ValueError, match="may not follow a branch"):
+        place_all([Segment(Kind.TEXT, 1, (5,), branch=True), Segment(Kind.TEXT, 1, (6,))])
+    assert RopeState(rope=(7, 3), lent=(2, 1)).without_branches().rope == (5, 2)
+
+
+def _pictures() -> Pictures:
+    return Pictures(torch.zeros(8, 8), torch.zeros(8, 48), ((2, 2),) * 2, ((2, 2),) * 2)
+
+
+@pytest.mark.parametrize(
+    ("noisy", "message"), [([0, 0], r"exactly once"), ([1], r"row by row"), ([0, 2], r"row by row")]
+)
+def test_the_noisy_table_is_used_whole(noisy, message):
+    segments = [Segment(Kind.NOISY, 1, picture=0, noisy=n) for n in noisy]
+    with pytest.raises(ValueError, match=message):
+        pack([segments], _pictures(), SPECIAL)
+
+
+def test_a_picture_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="VIT of turn 3 names picture 9"):
+        pack([[Segment(Kind.VIT, 3, picture=9)]], _pictures(), SPECIAL)
+
+
+def test_noise_is_invisible_and_text_causal():
+    batch = Batch([STORY], Layout()).pack()
+    seen = visible(batch.marks, batch.marks)[0]
+    kind, order, turn, branch = (batch.marks[row, 0] for row in (3, 1, 4, 5))
+    noisy = torch.nonzero(kind == Kind.NOISY)[:, 0]
+    others = torch.nonzero(order != order[noisy[0]])[:, 0]
+    assert not seen[others][:, noisy[:6]].any()
+    trace = torch.nonzero((branch == 1) & (turn == 1))[:, 0]
+    assert seen[trace][:, trace].equal(torch.ones(3, 3).tril().bool())
+    assert not seen[turn == 2][:, trace].any()
+    assert seen[noisy[0], trace].all()
+
+
+def test_guidance_needs_a_guided_layout():
+    from model.guidance import Guidance
+
+    with pytest.raises(ValueError, match="guided=True"):
+        Batch([STORY], Layout()).packed(tiny_model(), Guidance(2.0))
+
+
+def test_block_masks_and_dense_problems_agree(monkeypatch):
+    """FlexAttention's rule, evaluated without compilation on the CPU, against the dense calls."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    model, batch = tiny_model(), Batch([STORY, Story([[5]], [[6, 7]], [2])], Layout(guided=True))
+    monkeypatch.setattr("model.attention._flex", lambda: flex_attention)
+    packed = batch.pack()
+    inputs = (batch.pictures, batch.noisy.flatten(0, 1), batch.times)
+    with torch.no_grad():
+        plain = model(packed, *inputs)
+        packed.kept[torch.float32] = packed._whole()
+        flex = model(packed, *inputs)
+    assert torch.allclose(plain.velocity, flex.velocity, atol=1e-5)
+    assert torch.allclose(plain.text_logits, flex.text_logits, atol=1e-5)
+
+
+def test_no_guidance_costs_one_view():
+    model, rows = tiny_model(), []
+    batch = Batch([STORY], Layout())
+    from model.context import Context
+    from model.guidance import Guidance
+
+    context = Context(model, SPECIAL, 1, guided=True)
+    context.append_pictures(batch.pictures.select([0]))
+    context.append_text([[5]])
+    model.language_model.model.layers[0].register_forward_hook(lambda m, i, o: rows.append(len(i[0]) + len(i[1])))
+    x = batch.noisy[:1]
+    for guidance in (None, Guidance(), Guidance(1.0, 4.0), Guidance(2.0), Guidance(2.0, 2.0)):
+        context.velocity(x, 0.5, (2, 2), guidance)
+    context.velocity(x, 0.5, (2, 2), Guidance(2.0, 2.0, interval=(0.6, 1.0)))
+    assert rows == [6, 6, 6, 12, 18, 6]
