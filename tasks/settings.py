@@ -81,9 +81,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        """Work pools need a server that outlives the process; S3 keys come in pairs."""
-        if self.dispatch is Dispatch.WORK_POOLS and self.prefect_api_url is None:
-            raise ValueError("EDIT_R2_DISPATCH=work-pools needs PREFECT_API_URL (start servers with `edit-r2 up`)")
+        """S3 keys come in pairs."""
         if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
             raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set together")
         return self
@@ -139,11 +137,15 @@ def settings() -> Settings:
     """The settings of this process, read once. Raises UserError that names the variable at fault."""
     try:
         found = Settings(_env_file=_checkout() / ".env")  # type: ignore[call-arg]
-        return found.model_copy(update=_running(found))
+        found = found.model_copy(update=_running(found))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "environment"
         raise UserError(f"{where}: {first['msg']}", "See .env.example for every variable and its form") from error
+    if found.dispatch is Dispatch.WORK_POOLS and found.prefect_api_url is None:
+        problem = "EDIT_R2_DISPATCH=work-pools needs a Prefect server that outlives the command"
+        raise UserError(problem, "Start one with `edit-r2 up`, or set PREFECT_API_URL")
+    return found
 
 
 def environment(chosen: Settings) -> dict[str, str]:
