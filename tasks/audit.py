@@ -47,6 +47,7 @@ class AuditReport:
     model: str
     alias: str
     version: int | None = None
+    champion: bool = False
     links: list[Link] = field(default_factory=list)
 
     @property
@@ -128,7 +129,8 @@ def audit(view: View, version: int | None = None) -> AuditReport:
         with report.link("ledger", view.alias if version is None else f"version {version}"):
             raise Broken("the ledger knows no such version")
         return report
-    report.version = entry.version
+    now = champion(chain, view.registry.name, view.alias)
+    report.version, report.champion = entry.version, now is not None and now.version == entry.version
     _recall(report, view, chain, entry)
     release = walk_statements(report, view, entry)
     walk_decision(report, view, entry, release)

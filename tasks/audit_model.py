@@ -24,7 +24,7 @@ def walk_statements(report: AuditReport, view: View, entry: Entry) -> dict[str, 
     """Check the registered version and every statement from it to the base model; the release statement."""
     subject = f"version {entry.version}"
     with report.link("registry", subject, "tags agree with the ledger"):
-        _check_version(view, entry)
+        _check_version(view, entry, report.champion)
     release = _open(report, view, subject, str(entry.statement))
     if release is None:
         return None
@@ -47,11 +47,11 @@ def walk_statements(report: AuditReport, view: View, entry: Entry) -> dict[str, 
     return release
 
 
-def _check_version(view: View, entry: Entry) -> None:
+def _check_version(view: View, entry: Entry, is_champion: bool) -> None:
     version = view.registry.version(entry.version)
     stated = {str(Tag.DIGEST): entry.model_digest}
-    # A version may be decided upon more than once; its tag then names the newest statement.
-    if entry.action in ("promote", "override"):
+    # A version may be decided upon more than once; only of the champion is it certain which statement it shows.
+    if is_champion:
         stated[STATEMENT_TAG] = str(entry.statement)
     wrong = differing({key: version.tags.get(key, "nothing") for key in stated}, stated)
     expect(wrong is None, f"tag {wrong} differs from the ledger")

@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +20,13 @@ from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks.books import Books
 from tasks.documents import FolderShelf
-from tasks.ledger import Draft, LedgerError, Signed, champion, read_chain
+from tasks.ledger import Draft, Entry, LedgerError, Signed, champion, read_chain
 from tasks.promotion import project
-from tasks.registry import VERDICT_TAG
+from tasks.registry import STATEMENT_TAG, UNDECIDED, VERDICT_TAG
 from tasks.signing import load_identity, sha256
 
 GIB = 2**30
 LEAST_FREE = 2 * GIB
-UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True)
@@ -92,12 +91,13 @@ def _chain(books: Books) -> Iterator[Complaint]:
 
 def _aliases(books: Books, repair: bool) -> Iterator[Complaint]:
     """Aliases that do not name the ledger's champion; a repair is itself entered into the ledger."""
-    from dataclasses import replace
-
     chain, registry = books.ledger.chain(), books.registry
     for alias in sorted({signed.entry.alias for signed in chain if signed.entry.model == registry.name}):
         entry, named = champion(chain, registry.name, alias), registry.alias(alias)
-        if entry is None or named == entry.version:
+        if entry is None:
+            continue
+        if named == entry.version:
+            yield from _tags(replace(books, alias=alias), entry, repair)
             continue
         problem = f"it names version {named}, the ledger says {entry.version}"
         if repair:
@@ -112,6 +112,15 @@ def _aliases(books: Books, repair: bool) -> Iterator[Complaint]:
         yield Complaint("ledger", "newest entry", "the registry has not seen it", remedy)
     if repair and chain:
         project(books)
+
+
+def _tags(books: Books, entry: Entry, repair: bool) -> Iterator[Complaint]:
+    """A champion that does not show the statement which made it champion."""
+    if books.registry.version(entry.version).tags.get(STATEMENT_TAG) != entry.statement:
+        if repair:
+            project(books)
+        problem = "its tag does not name the statement that the ledger names"
+        yield Complaint("version", str(entry.version), problem, "Run `edit-r2 doctor --repair`", repair)
 
 
 def _versions(books: Books, repair: bool) -> Iterator[Complaint]:

@@ -15,8 +15,8 @@ from tasks.approval import check_approval
 from tasks.books import Books
 from tasks.decision import Decision
 from tasks.filing import remake, verify_model
-from tasks.ledger import Action, Conflict, Draft, Signed, champion, recalled
-from tasks.registry import OVERRIDE_TAG, RECALLED_TAG, STATEMENT_TAG, VERDICT_TAG, record_digest
+from tasks.ledger import Action, Conflict, Draft, Entry, Signed, champion, recalled
+from tasks.registry import OVERRIDE_TAG, RECALLED_TAG, STATEMENT_TAG, UNDECIDED, VERDICT_TAG, record_digest
 from tasks.signing import sign_weights
 
 
@@ -65,7 +65,7 @@ def promote(
         given = check_approval(override, "override", decision.digest, books)
         approval, reason = books.shelf.put(override), f"{reason}; overridden by {given.signer}: {given.reason}"
     statement = _release(books, candidate, decision)
-    version = _register(books, candidate, decision, statement)
+    version = _register(books, candidate, decision.profile)
     action: Action = "promote" if decision.promote else "override" if approval else "refuse"
     draft = Draft(
         action=action,
@@ -80,10 +80,7 @@ def promote(
         decision=decision.digest,
         approval=approval,
     )
-    _not_rolled_back(books, draft)
-    entry = books.ledger.append(draft)
-    if approval:
-        books.registry.tag(version, OVERRIDE_TAG, reason)
+    entry = _enter(books, draft)
     project(books)
     return Outcome(version, action != "refuse", decision, decision.digest, entry)
 
@@ -100,15 +97,26 @@ def _release(books: Books, candidate: Candidate, decision: Decision) -> str:
     return lineage.release(candidate.statement, books.shelf, books.identity, books.trusted, decision, records, kept)
 
 
-def _register(books: Books, candidate: Candidate, decision: Decision, statement: str) -> int:
+def _enter(books: Books, draft: Draft) -> Signed:
+    """Enter a decision; its version shows the verdict from then on, and `undecided` if it could not be entered."""
+    try:
+        _not_rolled_back(books, draft)
+        entry = books.ledger.append(draft)
+    except Conflict:
+        if all(signed.entry.version != draft.version for signed in history(books)):
+            books.registry.tag(draft.version, VERDICT_TAG, UNDECIDED)
+        raise
+    current = books.ledger.champion(draft.model, draft.alias)
+    if current is None or current.version != draft.version:  # of the champion, `project` shows what made it champion
+        books.registry.tag(draft.version, VERDICT_TAG, draft.action)
+        books.registry.tag(draft.version, STATEMENT_TAG, str(draft.statement))
+    return entry
+
+
+def _register(books: Books, candidate: Candidate, profile: str) -> int:
     from filelock import FileLock
 
-    tags = {
-        str(Tag.DIGEST): candidate.digest,
-        str(Tag.PROFILE): decision.profile,
-        STATEMENT_TAG: statement,
-        VERDICT_TAG: decision.verdict,
-    }
+    tags = {str(Tag.DIGEST): candidate.digest, str(Tag.PROFILE): profile}
     with FileLock(books.state / "registry.lock"):
         return books.registry.register(candidate.model_id, candidate.run_id, tags)
 
@@ -217,10 +225,23 @@ def project(books: Books) -> int | None:
         number = now.version if now else None
         if chain and (registry.head() or (-1, ""))[0] < len(chain) - 1:
             registry.anchor(len(chain) - 1, chain[-1].hash)
+        if now is not None:
+            _show(books, now)
         if registry.alias(books.alias) != number:
             registry.point(books.alias, number)
         if len(books.ledger.chain()) == len(chain) and registry.alias(books.alias) == number:
             return number
+
+
+def _show(books: Books, now: Entry) -> None:
+    """Tags of the champion, as its entry has them."""
+    shown = {VERDICT_TAG: now.action, STATEMENT_TAG: str(now.statement)}
+    if now.action == "override":
+        shown[OVERRIDE_TAG] = now.reason
+    known = books.registry.version(now.version).tags
+    for key, value in shown.items():
+        if known.get(key) != value:
+            books.registry.tag(now.version, key, value)
 
 
 def history(books: Books) -> list[Signed]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 STATEMENT_TAG = "edit_r2.statement"  # SHA-256 of the signed statement, on logged models and on versions
 VERDICT_TAG = "edit_r2.verdict"
+UNDECIDED = "undecided"  # the verdict on a version whose promotion never came to its entry in the ledger
 RECALLED_TAG = "edit_r2.recalled"
 OVERRIDE_TAG = "edit_r2.override"
 HEAD_TAG = "edit_r2.ledger_head"  # "<index>:<hash>" of the newest ledger entry that this registry has seen
@@ -85,7 +86,9 @@ class Registry:
             import mlflow
 
             mlflow.set_tracking_uri(self.client.tracking_uri)  # the registry's store resolves models:/ by the global
-            made = self.client.create_model_version(self.name, f"models:/{model_id}", run_id, tags=dict(tags))
+            # A server takes a source `models:/...` only together with the model id that it belongs to.
+            source = f"models:/{model_id}"
+            made = self.client.create_model_version(self.name, source, run_id, tags=dict(tags), model_id=model_id)
             return int(made.version)
         for key, value in tags.items():
             self.client.set_model_version_tag(self.name, str(known), key, value)

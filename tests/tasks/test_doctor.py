@@ -11,7 +11,7 @@ from mlflow_config.settings import Tag
 from tasks import doctor
 from tasks.doctor import examine
 from tasks.promotion import history, promote
-from tasks.registry import VERDICT_TAG
+from tasks.registry import UNDECIDED, VERDICT_TAG
 from tests.tasks.houses import build_house, family, sqlite_template, stand, train
 from tests.tasks.scoresets import skilled
 
@@ -89,7 +89,7 @@ def test_a_version_without_decision_is_marked(house):
     version = house.books.registry.register(model.model_id, model.run_id, {})
     assert seen(house) == [("version", False)]
     assert seen(house, repair=True) == [("version", True)]
-    assert house.books.registry.version(version).tags[VERDICT_TAG] == doctor.UNDECIDED
+    assert house.books.registry.version(version).tags[VERDICT_TAG] == UNDECIDED
     assert seen(house) == []
 
 

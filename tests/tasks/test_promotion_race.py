@@ -1,0 +1,143 @@
+"""Promotions from several processes at once, and processes killed in the middle: ledger and alias agree in the end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from tasks import attestation
+from tasks.candidacy import assess
+from tasks.doctor import examine
+from tasks.ledger import CROWNING, Conflict
+from tasks.models import ModelRecord
+from tasks.promotion import Candidate, promote, rollback
+from tests.tasks.houses import POLICY, House, build_house, open_test_books, sqlite_template, standing, train
+from tests.tasks.scoresets import skilled
+
+LAX = POLICY.model_copy(update={"against_champion": (), "against_parent": (), "resamples": 200})
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def house(tmp_path):
+    (tmp_path / "template").mkdir()
+    return build_house(tmp_path / "house", sqlite_template(tmp_path / "template"))
+
+
+def models_of(house: House, count: int) -> list[ModelRecord]:
+    base = train(house, "base", content="base")
+    sft = train(house, "sft", base, content="sft")
+    return [train(house, "rl", sft, f"rl {number}") for number in range(count)]
+
+
+def reopened(root: Path, experiment: str, commit: str) -> House:
+    """The same installation in another process."""
+    from mlflow import MlflowClient
+
+    address = f"sqlite:///{root}/.edit-r2/mlflow.db"
+    return House(root, open_test_books(root / ".edit-r2", MlflowClient(address, address)), experiment, commit)
+
+
+def try_to_promote(house: House, model: ModelRecord) -> bool:
+    decision = assess(house.books, LAX, model, standing(house, model, skilled(0.6)))
+    candidate = Candidate(
+        model.model_id, model.run_id, model.digest, attestation.statement_of(house.books, model.model_id)
+    )
+    return promote(house.books, candidate, decision, "race").promoted
+
+
+def race(where: tuple, mine: list[ModelRecord], rounds: int, results) -> None:
+    house, won, refused = reopened(*where), 0, 0
+    for turn in range(rounds):
+        try:
+            won += try_to_promote(house, mine[turn % len(mine)])
+        except Conflict:
+            refused += 1
+    results.put((won, refused))
+
+
+def context():
+    """Children that start with everything imported and no database open."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(["mlflow", "tests.tasks.test_promotion_race"])
+    return found
+
+
+def crownings(house: House) -> list:
+    chain = [signed.entry for signed in house.books.ledger.chain()]
+    return [entry for entry in chain if entry.action in CROWNING]
+
+
+def test_fifty_concurrent_promotions(house):
+    workers, rounds = 5, 10
+    models = models_of(house, 2 * workers)
+    where = (house.root, house.experiment, house.commit)
+    results = context().Queue()
+    started = [
+        context().Process(target=race, args=(where, models[2 * number : 2 * number + 2], rounds, results))
+        for number in range(workers)
+    ]
+    for process in started:
+        process.start()
+    found = [results.get(timeout=280) for _ in started]
+    for process in started:
+        process.join()
+    won, refused = (sum(column) for column in zip(*found, strict=True))
+    entries = crownings(house)
+    print(f"\n{workers * rounds} promotions from {workers} processes: {won} won, {refused} refused")
+    assert won + refused == workers * rounds
+    assert len(entries) == won
+    expected = [None, *(entry.model_digest for entry in entries[:-1])]
+    assert [entry.expected for entry in entries] == expected[: len(entries)], (
+        "each champion was replaced by exactly one other"
+    )
+    assert house.books.registry.alias("champion") == entries[-1].version
+    assert examine(house.books, house.root) == []
+
+
+def churn(where: tuple, models: list[ModelRecord], seed: int, ready) -> None:
+    """Promote and roll back without end."""
+    house, generator = reopened(*where), random.Random(seed)
+    house.books.registry.versions()
+    ready.set()
+    while True:
+        try:
+            if generator.random() < 0.6:
+                try_to_promote(house, generator.choice(models))
+            else:
+                rollback(house.books, "drill")
+        except UserError:
+            continue
+
+
+@pytest.mark.timeout(900)
+def test_kill_at_random_points_of_promote_and_rollback(house):
+    models = models_of(house, 4)
+    generator = random.Random(11)
+    where = (house.root, house.experiment, house.commit)
+    mended: dict[str, int] = {}
+    for turn in range(int(os.environ.get("EDIT_R2_TEST_KILLS", "100"))):
+        ready = context().Event()
+        process = context().Process(target=churn, args=(where, models, turn, ready))
+        process.start()
+        assert ready.wait(60)
+        time.sleep(generator.uniform(0.1, 1.6))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        for complaint in examine(house.books, house.root, repair=True):
+            mended[complaint.kind] = mended.get(complaint.kind, 0) + 1
+        left = [complaint.line for complaint in examine(house.books, house.root)]
+        assert left == [], left
+        entries = crownings(house)
+        expected = [None, *(entry.model_digest for entry in entries[:-1])]
+        assert [entry.expected for entry in entries] == expected[: len(entries)]
+        assert house.books.registry.alias("champion") == (entries[-1].version if entries else None)
+    print(f"\n{turn + 1} kills, {len(crownings(house))} changes of champion, mended: {mended}")
