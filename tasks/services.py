@@ -21,7 +21,7 @@ from typing import Any
 from data.errors import UserError
 from tasks.failures import ServiceError
 from tasks.prefect_server import answers
-from tasks.settings import SERVICES, Settings, prepare, settings
+from tasks.settings import SERVICES, Dispatch, Settings, prepare, settings
 
 START_SECONDS = 180.0
 STOP_SECONDS = 10.0
@@ -54,7 +54,11 @@ def require_reachable(chosen: Settings) -> None:
 
     Raises:
         ServiceError: it names the address and the remedy.
+        UserError: stages are to run on work pools, and no Prefect server outlives the command.
     """
+    if chosen.dispatch is Dispatch.WORK_POOLS and chosen.prefect_api_url is None:
+        problem = "EDIT_R2_DISPATCH=work-pools needs a Prefect server that outlives the command"
+        raise UserError(problem, "Start one with `edit-r2 up`, or set PREFECT_API_URL")
     for name, url, path in (
         ("MLflow", chosen.mlflow_tracking_uri, "/health"),
         ("Prefect", chosen.prefect_api_url, "/health"),

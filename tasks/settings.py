@@ -137,15 +137,11 @@ def settings() -> Settings:
     """The settings of this process, read once. Raises UserError that names the variable at fault."""
     try:
         found = Settings(_env_file=_checkout() / ".env")  # type: ignore[call-arg]
-        found = found.model_copy(update=_running(found))
+        return found.model_copy(update=_running(found))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "environment"
         raise UserError(f"{where}: {first['msg']}", "See .env.example for every variable and its form") from error
-    if found.dispatch is Dispatch.WORK_POOLS and found.prefect_api_url is None:
-        problem = "EDIT_R2_DISPATCH=work-pools needs a Prefect server that outlives the command"
-        raise UserError(problem, "Start one with `edit-r2 up`, or set PREFECT_API_URL")
-    return found
 
 
 def environment(chosen: Settings) -> dict[str, str]:

@@ -77,7 +77,6 @@ def test_secrets_do_not_print(monkeypatch):
     [
         ("EDIT_R2_PREFECT_PORT", "99999", "EDIT_R2_PREFECT_PORT"),
         ("EDIT_R2_DISPATCH", "cloud", "EDIT_R2_DISPATCH"),
-        ("EDIT_R2_DISPATCH", "work-pools", "PREFECT_API_URL"),
         ("AWS_ACCESS_KEY_ID", "alone", "AWS_SECRET_ACCESS_KEY"),
     ],
 )

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from data.errors import UserError
+from tasks import services
+from tasks.failures import ServiceError
+from tasks.settings import SERVICES, settings
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDIT_R2_HOME", str(tmp_path))
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+        monkeypatch.delenv(name, raising=False)
+    settings.cache_clear()
+    yield tmp_path
+    settings.cache_clear()
+
+
+@pytest.fixture
+def sleeper():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def service(pid, created, name="prefect"):
+    return {"name": name, "pid": pid, "created": created, "log": "x.log", "url": None}
+
+
+def write(home, *entries, **addresses):
+    (home / SERVICES).write_text(json.dumps({"settings": addresses, "processes": list(entries)}))
+
+
+def test_nothing_configured_is_reachable(bare):
+    services.require_reachable(settings())
+
+
+def test_a_listening_server_is_reachable_and_a_closed_port_is_not(bare, monkeypatch):
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        services.require_reachable(settings())
+    with pytest.raises(ServiceError, match=url):
+        services.require_reachable(settings())
+
+
+def test_servers_of_up_that_died_are_named_as_such(bare):
+    write(bare, prefect_api_url="http://127.0.0.1:1/api")
+    with pytest.raises(ServiceError, match="edit-r2 down"):
+        services.require_reachable(settings())
+
+
+def test_work_pools_need_a_lasting_server(bare, monkeypatch):
+    monkeypatch.setenv("EDIT_R2_DISPATCH", "work-pools")
+    with pytest.raises(UserError, match="edit-r2 up"):
+        services.require_reachable(settings())
+
+
+def test_only_the_very_process_counts_as_running(bare, sleeper):
+    import psutil
+
+    created = psutil.Process(sleeper.pid).create_time()
+    write(bare, service(sleeper.pid, created), service(sleeper.pid, created - 500, "mlflow"))
+    assert [found.name for found in services.running()] == ["prefect"]
+
+
+def test_down_ends_what_up_started_and_nothing_else(bare, sleeper):
+    import psutil
+
+    write(bare, service(sleeper.pid, psutil.Process(sleeper.pid).create_time()), service(os.getpid(), 0.0, "mlflow"))
+    assert [found.name for found in services.down()] == ["prefect"]
+    assert sleeper.wait(5) is not None and not (bare / SERVICES).exists()
+
+
+def test_a_taken_port_is_named(bare, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("EDIT_R2_PREFECT_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(UserError, match="EDIT_R2_PREFECT_PORT"):
+            services.up()
+
+
+def test_up_starts_nothing_where_servers_are_configured(bare, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
+    with pytest.raises(UserError, match="Unset MLFLOW_TRACKING_URI"):
+        services.up()
+
+
+@pytest.mark.services
+def test_up_serves_until_down(tmp_path, monkeypatch):
+    """The whole round with real servers, on ports of its own."""
+    from tasks.prefect_server import answers
+
+    environment = {**os.environ, "EDIT_R2_HOME": str(tmp_path)}
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL", "PREFECT_HOME"):
+        environment.pop(name, None)
+    for name in ("PREFECT", "MLFLOW"):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            environment[f"EDIT_R2_{name}_PORT"] = str(probe.getsockname()[1])
+
+    def command(*words):
+        line = [sys.executable, "-m", "flows.cli", *words, "--json"]
+        root = settings().root
+        return json.loads(subprocess.run(line, cwd=root, env=environment, capture_output=True, check=True).stdout)
+
+    found = {entry["name"]: entry for entry in command("up")["services"]}
+    try:
+        assert set(found) == {"prefect", "mlflow", "worker-cpu", "worker-gpu"}
+        assert answers(f"{found['prefect']['url']}/health") and answers(f"{found['mlflow']['url']}/health")
+        assert command("status")["mlflow"] == found["mlflow"]["url"]
+    finally:
+        assert set(command("down")["stopped"]) == set(found)
+    time.sleep(0.5)
+    assert not answers(f"{found['mlflow']['url']}/health")
