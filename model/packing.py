@@ -16,7 +16,8 @@ from model.token_arrays import token_count
 from model.tokenizer import SpecialIds
 
 __all__ = [
-    "Kind", "PackedBatch", "Pictures", "Segment", "View", "drop_conditions", "pack", "picture_segments", "session_segments",
+    "Kind", "PackedBatch", "Pictures", "Segment", "View", "drop_conditions", "pack", "picture_segments",
+    "session_segments",
 ]  # fmt: skip
 
 

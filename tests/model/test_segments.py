@@ -140,3 +140,18 @@ def test_no_guidance_costs_one_view():
         context.velocity(x, 0.5, (2, 2), guidance)
     context.velocity(x, 0.5, (2, 2), Guidance(2.0, 2.0, interval=(0.6, 1.0)))
     assert rows == [6, 6, 6, 12, 18, 6]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_block_masks_on_cuda_give_the_same_losses_and_gradients():
+    results = []
+    for device in ("cpu", "cuda"):
+        model, batch = tiny_model().to(device), Batch([STORY, STORY], Layout(guided=True))
+        inputs = (batch.pictures.to(device), batch.noisy.flatten(0, 1).to(device), batch.times.to(device))
+        output = model(batch.pack().to(device), *inputs)
+        (output.velocity.square().mean() + output.text_logits.square().mean()).backward()
+        gradient = model.language_model.model.layers[0].self_attn.q_proj.weight.grad
+        results.append((output.velocity.cpu(), output.text_logits.cpu(), gradient.cpu()))
+    for plain, flex in zip(*results, strict=True):
+        assert torch.allclose(plain, flex, atol=1e-3)
