@@ -124,7 +124,7 @@ def test_a_table_that_is_no_square_is_refused(folder):
 
 
 def test_a_missing_layer_of_the_encoder_is_noticed(folder):
-    path, state, _ = folder
+    path = folder[0]
     (path / "vit_config.json").write_text(json.dumps({**VIT, "num_hidden_layers": 4}))
     with pytest.raises(UserError, match=r"missing: vit_model\.vision_model\.encoder\.layers\.2"):
         load_model(path)
