@@ -1,0 +1,103 @@
+"""The whole chain with stand-ins for builds, trainers and judge; flows, tracking, lineage, gates and ledger are real."""
+
+from __future__ import annotations
+
+import pytest
+from prefect.client.orchestration import get_client
+
+from data.errors import UserError
+from flows.retrain import retrain
+from mlflow_config.settings import RETRAIN, Tag, stage_tag
+from tasks import building, datasets, tracking
+from tasks.books import open_books
+from tests.tasks.stages import Trainers, datasets_of, install
+
+
+@pytest.fixture
+def trainers(home, prefect, tmp_path, monkeypatch):
+    made = Trainers()
+    install(monkeypatch, made)
+    ready = datasets_of(tmp_path)
+
+    def built(_profile, name, push=True):
+        made.calls.append(name)
+        return ready[name]
+
+    monkeypatch.setattr(datasets, "build", built)
+    monkeypatch.setattr(datasets, "locked", lambda _profile, name: ready[name])
+    monkeypatch.setattr(datasets, "push_dataset", lambda dataset: made.calls.append(f"push {dataset.name}"))
+    monkeypatch.setattr(datasets, "is_pushed", lambda _profile, _name: True)
+    monkeypatch.setattr(building, "_validate", lambda run, _dataset: run.tag({Tag.VALIDATION: "passed"}))
+    return made
+
+
+def parents():
+    return tracking.find("smoke", RETRAIN)
+
+
+def flow_runs(name):
+    with get_client(sync_client=True) as client:
+        return [run.state_name for run in client.read_flow_runs() if run.name == name]
+
+
+def test_data_to_promotion_and_then_nothing_left_to_do(trainers):
+    first = retrain("smoke")
+    assert trainers.calls == [
+        *("sessions", "push sessions", "benchmark", "push benchmark"),
+        *("vae", "base", "sft", "rl", "judge", "judge", "judge"),
+    ]
+    assert [found.name for found in first.evaluations] == ["base", "sft", "rl"]
+    assert first.promotion.verdict == "promoted", first.promotion.details
+    registered = tracking.client().get_model_version_by_alias("edit-r2", first.promotion.alias)
+    assert int(registered.version) == first.promotion.version
+    (parent,) = parents()
+    assert parent.info.status == "FINISHED" and parent.info.run_id == first.run_id
+    children = tracking.client().search_runs([parent.info.experiment_id], f"tags.`{Tag.PARENT_RUN}` = '{first.run_id}'")
+    assert len(children) == 8 and {run.info.status for run in children} == {"FINISHED"}
+    files = {file.path for file in tracking.client().list_artifacts(first.run_id)}
+    assert {"report.html", "decision.json"} <= files
+
+    trainers.calls.clear()
+    second = retrain("smoke")
+    assert trainers.calls == ["sessions", "benchmark"]  # DVC is asked whether the files still hold
+    assert second.run_id == first.run_id and second.promotion.verdict == "unchanged"
+    assert len(parents()) == 1 and len(open_books(alias=first.promotion.alias).ledger.chain()) == 1
+
+
+def test_a_failing_stage_fails_its_run_the_retraining_and_the_flow_and_is_taken_up_again(trainers):
+    trainers.broken = "rl"
+    with pytest.raises(UserError, match="not finite"):
+        retrain("smoke")
+    (parent,) = parents()
+    (stage,) = tracking.find("smoke", "train_rl")
+    assert parent.info.status == stage.info.status == "FAILED"
+    assert "Failed" in flow_runs("retrain-smoke") and "Failed" in flow_runs("train-rl-smoke")
+    assert trainers.calls.count("rl") == 1  # a defect of training is not tried again
+
+    trainers.broken = None
+    trainers.calls.clear()
+    done = retrain("smoke")
+    assert trainers.calls == ["sessions", "benchmark", "rl", "judge", "judge", "judge"]
+    assert done.run_id == parent.info.run_id and parents()[0].info.status == "FINISHED"
+    tags = tracking.client().get_run(done.run_id).data.tags
+    assert tags[stage_tag("train_rl")] == stage.info.run_id
+
+
+def test_a_store_with_a_bad_moment_is_asked_again(trainers, monkeypatch):
+    from prefect.settings import PREFECT_TASK_DEFAULT_RETRY_DELAY_SECONDS, temporary_settings
+
+    monkeypatch.setattr(building.build, "retry_delay_seconds", 0)
+    pushes = iter([ConnectionResetError("store"), None])
+
+    def push(dataset):
+        error = next(pushes, None)
+        if error:
+            raise error
+
+    monkeypatch.setattr(datasets, "push_dataset", push)
+    from flows.build_dataset import build_dataset
+
+    with temporary_settings({PREFECT_TASK_DEFAULT_RETRY_DELAY_SECONDS: 0}):
+        assert build_dataset("smoke").name == "sessions"
+    (run,) = tracking.find("smoke", "build_dataset")
+    assert run.info.status == "FINISHED"
