@@ -119,8 +119,25 @@ def test_import_counts_and_quarantines(bare, tmp_path, monkeypatch, capsys):
         if entry["turn"] is None
     ]
     assert defect["line"] == 4 and defect["reason"]
-    _, out, _ = call(monkeypatch, capsys, "import", "mice", str(file), "--out", str(tmp_path / "out"))
+    _, out, _ = call(monkeypatch, capsys, "import", "mice", str(file), "--out", str(tmp_path / "again"))
     assert "line 4" in out
+
+
+def test_an_import_without_a_place_replaces_the_one_before_and_a_named_place_is_kept(
+    bare, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("EDIT_R2_ROOT", str(tmp_path))
+    settings.cache_clear()
+    lines = (ROOT / "tests" / "data" / "published.jsonl").read_text().splitlines()
+    file = tmp_path / "some.jsonl"
+    for count in (3, 2):
+        file.write_text("\n".join(lines[:count]) + "\n")
+        code, out, _ = call(monkeypatch, capsys, "import", "mice", str(file), "--json")
+        assert code == 0 and json.loads(out)["sessions_read"] == count
+    place = tmp_path / "data" / "imported"
+    assert [path.name for path in place.iterdir()] == ["some"]
+    code, _, err = call(monkeypatch, capsys, "import", "mice", str(file), "--out", str(place / "some"))
+    assert code == 2 and "not empty" in err
 
 
 def test_importing_a_missing_file_is_an_error(bare, monkeypatch, capsys, tmp_path):

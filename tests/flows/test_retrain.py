@@ -1,4 +1,4 @@
-"""The whole chain with stand-ins for builds, trainers and judge; flows, tracking, lineage, gates and ledger are real."""
+"""The whole chain with stand-ins for builds, trainers and judge; flows, tracking, lineage, gates, ledger are real."""
 
 from __future__ import annotations
 

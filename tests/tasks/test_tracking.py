@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import platform
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -147,3 +151,21 @@ def test_runs_that_died_are_closed_and_live_ones_are_not():
     with FileLock(settings().folder("runs") / f"{spec(print_='e' * 64).key}.lock"):
         assert tracking.sweep("smoke") == [dead.info.run_id]
     assert (status(dead.info.run_id), status(alive.info.run_id)) == ("KILLED", "RUNNING")
+
+
+def test_a_killed_process_leaves_a_run_that_the_next_one_takes_up(home):
+    script = (
+        "import os, signal\n"
+        "from tasks import tracking\n"
+        "with tracking.stage(tracking.Spec('train_sft', 'smoke', 'a' * 64)) as run:\n"
+        "    run.report(0, {'train/loss': 1.0})\n"
+        "    run.flush()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (dead,) = tracking.find("smoke", "train_sft")
+    assert dead.info.status == "RUNNING"
+    again = finish()
+    assert again.run_id == dead.info.run_id and status(again.run_id) == "FINISHED"
+    assert len(tracking.find("smoke", "train_sft")) == 1
