@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_data, cli_services
+from flows import cli_data, cli_provenance, cli_services
 from flows.options import Debug, Json, Profile
 from flows.session import answer, guarded, workspace
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     "Nothing is done twice: a stage whose code, parameters and inputs have not changed is reused, and a command that "
     "was interrupted goes on where it stopped.\n\n"
     "Exit codes: 0 done, 1 defect of this program, 2 bad input, 3 refused by the gates, 4 a service does not answer, "
-    "130 interrupted. Settings are environment variables: see .env.example.",
+    "5 the champion changed meanwhile, 6 a broken link in the lineage, 130 interrupted. Settings are environment variables: see .env.example.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -29,6 +29,7 @@ app.add_typer(cli_data.imports, name="import")
 app.command()(cli_services.up)
 app.command()(cli_services.down)
 app.command()(cli_services.status)
+cli_provenance.add_to(app)
 
 
 @app.command()

@@ -65,7 +65,7 @@ class AuditReport:
         """The verdict in one line."""
         who = f"{self.model}@{self.alias}" + (f" (version {self.version})" if self.version else "")
         if self.broken:
-            return f"{who}: broken at {self.broken.name} of {self.broken.subject}: {self.broken.detail}"
+            return f"{who}: broken at {self.broken.name} ({self.broken.subject}): {self.broken.detail}"
         unchecked = sum(link.holds is None for link in self.links)
         rest = f", {unchecked} could not be checked here" if unchecked else ""
         return f"{who}: {sum(link.holds is True for link in self.links)} links hold{rest}"
@@ -140,7 +140,7 @@ def audit(view: View, version: int | None = None) -> AuditReport:
 def _ledger(report: AuditReport, view: View) -> list[Signed] | None:
     """The chain itself, and that nothing was cut off its end."""
     chain: list[Signed] | None = None
-    with report.link("ledger", "chain", "every entry is signed and follows the one before"):
+    with report.link("ledger", "all entries", "every entry is signed and follows the one before"):
         chain = read_chain(view.shelf.lines(), view.keys)
     if chain is not None:
         with report.link("ledger", "newest entry", "the registry has seen no newer one"):

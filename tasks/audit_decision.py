@@ -20,7 +20,7 @@ from tasks.view import View
 
 def walk_decision(report: AuditReport, view: View, entry: Entry, release: dict[str, Any] | None) -> None:
     """Check everything that the decision rests on."""
-    subject = f"decision on version {entry.version}"
+    subject = f"version {entry.version}"
     kept: Decision | None = None
     with report.link("decision", subject, "kept with its digest, about this model"):
         kept = Decision.model_validate_json(document(view, str(entry.decision)))
@@ -34,7 +34,7 @@ def walk_decision(report: AuditReport, view: View, entry: Entry, release: dict[s
         return
     for name, digest in kept.inputs.model_dump().items():
         if digest is not None:
-            with report.link("decision", f"{name} of {subject}", "kept with its digest"):
+            with report.link("decision", f"{subject}, document {name}", "kept with its digest"):
                 document(view, digest)
     with report.link("decision", subject, "made again from its documents, it is the same"):
         found, again = remake(view.shelf, str(entry.decision))
@@ -53,7 +53,7 @@ def _check_action(entry: Entry, kept: Decision) -> None:
 
 
 def _scores(report: AuditReport, view: View, kept: Decision, release: dict[str, Any] | None) -> None:
-    subject = f"scores of {kept.model_digest[:12]}"
+    subject = f"model {kept.model_digest[:12]}"
     scores: Scores | None = None
     with report.link("scores", subject, "are those of the statement"):
         scores = Scores.model_validate_json(document(view, kept.inputs.candidate))
@@ -64,7 +64,7 @@ def _scores(report: AuditReport, view: View, kept: Decision, release: dict[str, 
             expect(told["annotations"]["means"] == scores.means(), "the statement tells other means")
     if release is not None:
         with report.link(
-            "run", f"evaluation of {kept.model_digest[:12]}", "metrics and inputs are those of the statement"
+            "run", f"evaluation of model {kept.model_digest[:12]}", "metrics and inputs are those of the statement"
         ):
             for run_id, digest in _told(release)["annotations"]["evaluations"].items():
                 same = record_digest(view.registry.run_record(run_id)) == digest

@@ -89,7 +89,7 @@ def _walk_model(report: AuditReport, view: View, payload: dict[str, Any], statem
         stated = {str(Tag.DIGEST): lineage.model_digest(payload), STATEMENT_TAG: statement}
         wrong = differing({key: tags.get(key, "nothing") for key in stated}, stated)
         expect(wrong is None, f"tag {wrong} differs from the statement")
-    with report.link("run", f"run of {name}", "parameters, metrics and inputs are those of the statement"):
+    with report.link("run", f"model {name}", "parameters, metrics and inputs are those of the statement"):
         found = record_digest(view.registry.run_record(internal["run_id"]))
         expect(found == internal.get("run_record"), "parameters, tags, metrics or inputs were changed after training")
     _sources(report, view, payload, name)
@@ -101,7 +101,7 @@ def _walk_model(report: AuditReport, view: View, payload: dict[str, Any], statem
             if not stated:
                 report.links.append(_unsigned(parent["name"]))
             continue
-        with report.link("parent", f"{parent['name']} of {name}", "is the model that the parent's statement is about"):
+        with report.link("parent", f"model {name}", "is the model that the parent's statement is about"):
             expect(lineage.model_digest(before) == parent["digest"]["sha256"], "the parent's statement is another's")
         _walk_model(report, view, before, stated, depth - 1)
 
@@ -131,9 +131,9 @@ def _sources(report: AuditReport, view: View, payload: dict[str, Any], name: str
     source = found["source"]
     commit = str(source["digest"]["gitCommit"])
     if view.root is None or not (view.root / ".git").exists():
-        report.unchecked("code", f"commit of {name}", "no repository here")
+        report.unchecked("code", f"model {name}", "no repository here")
         return
-    with report.link("code", f"commit of {name}", commit):
+    with report.link("code", f"model {name}", commit):
         expect(_git(view.root, "cat-file", "-e", f"{commit}^{{commit}}") is not None, f"no commit {commit} here")
         text = _git(view.root, "show", f"{commit}:requirements.lock")
         if text is not None and "requirements.lock" in found and not source["annotations"]["dirty"]:
