@@ -12,6 +12,7 @@ from pathlib import Path
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from data.errors import UserError
 from model.images import Pixels
@@ -50,6 +51,7 @@ class Bundle:
         """Write the folder in one step: a reader sees the whole model or none. UserError when `folder` exists."""
         if folder.exists():
             raise UserError(f"{folder} exists already", "Name a new folder")
+        logging.disable_progress_bar()  # checkpoints are written while others report progress
         temporary = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(temporary, ignore_errors=True)
         self.model.save_pretrained(temporary, max_shard_size=max_shard_size)

@@ -230,7 +230,7 @@ class Context:
         plan = self._plan(grid, views)
         und, gen = self.model.embed(plan.batch, None, x.flatten(0, 1), t)
         _, gen = self.model.decode(und, gen, plan.rows, self._layers())
-        return self.model.velocities(plan.batch, gen).to(x.dtype)
+        return self.model.velocities(plan.batch, gen)
 
     def velocity(self, x: Tensor, t: Tensor | float, grid: Grid, guidance: Guidance | None = None) -> Tensor:
         """Velocity (B, N, C) of latents x (B, N, C) at time t (scalar or (B,)); the cache stays as it is."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.attention import BRANCH, COLUMN, KIND, ORDER, PADDING, SESSION, STREAM, TURN, additive, visible
-from model.layers import Part, Rows, rotary
+from model.layers import Part, Rows
 from model.segments import Segment
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class _Decoder:
         self.flat = torch.arange(self.rows, device=self.model.device)
         first = torch.tensor([s.rope[0] for s in context.states], device=self.model.device)
         steps = first + torch.arange(limit, device=self.model.device)[:, None]
-        tables = rotary(self.model.rotary, steps.flatten(), self.model.dtype)
+        tables = self.model.rope(steps.flatten())
         self.cos, self.sin = (table.view(limit, self.rows, 1, -1) for table in tables)
         self.step = 0
 

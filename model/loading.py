@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from data.errors import UserError
 from model.checkpoints import Checkpoint, LoadReport, Shape, check, fill, shapes_of, to_dtype
@@ -41,7 +40,6 @@ def load_model(folder: Path, dtype: str | torch.dtype | None = None, device: str
     state = _read(stored, to_dtype(dtype), device)
     kinds = sorted({str(t.dtype) for t in state.values()}) if dtype is None else sorted(_stored_kinds(stored))
     fill(model, state)
-    model.rotary = Qwen2RotaryEmbedding(config.llm_config()).to(device)  # its buffers are in no checkpoint
     size = sum(t.numel() * t.element_size() for t in state.values())
     layout = "official" if official else "own"
     model.load_report = LoadReport(str(folder), layout, len(state), size, tuple(kinds), tuple(remarks))

@@ -72,7 +72,7 @@ class EditModel(PreTrainedModel):
         self.time_embedder = TimeEmbedder(width, config.timestep_channels)
         self.vae2llm = nn.Linear(config.latent_dim, width)
         self.llm2vae = nn.Linear(width, config.latent_dim)
-        self.rotary = Qwen2RotaryEmbedding(llm)
+        self._rotaries: dict[torch.device, Qwen2RotaryEmbedding] = {}
         self.load_report: Any = None
         self.post_init()
 
@@ -150,9 +150,18 @@ class EditModel(PreTrainedModel):
             gen.append(latent + self._latent_positions(batch.noisy_cells))
         return und, torch.cat(gen)
 
+    def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin, see `model.layers.rotary`. The frequencies are no part of the module: they are in no
+        checkpoint, and a change of the model's precision must not round them."""
+        device = positions.device
+        if device not in self._rotaries:
+            with torch.device(device):
+                self._rotaries[device] = Qwen2RotaryEmbedding(self.config.llm_config())
+        return rotary(self._rotaries[device], positions, self.dtype)
+
     def rows_of(self, batch: PackedBatch, calls: Calls) -> Rows:
         """The decoder's view of a batch."""
-        return Rows(*calls, *rotary(self.rotary, batch.positions, self.dtype))
+        return Rows(*calls, *self.rope(batch.positions))
 
     def decode(
         self, und: Tensor, gen: Tensor, rows: Rows, streams: Sequence[Sequence[LayerCache]] | None = None
@@ -165,9 +174,9 @@ class EditModel(PreTrainedModel):
         return self.language_model.lm_head(self.language_model.model.norm(und))
 
     def velocities(self, batch: PackedBatch, gen: Tensor) -> Tensor:
-        """(views, ΣN, C) velocities in table order."""
+        """(views, ΣN, C) velocities in table order; float32, because guidance multiplies their rounding."""
         noisy = gen[batch.clean_index.shape[0] :][batch.view_rows]
-        return self.llm2vae(self.language_model.model.norm_moe_gen(noisy))
+        return self.llm2vae(self.language_model.model.norm_moe_gen(noisy)).float()
 
     def forward(
         self,

@@ -10,12 +10,13 @@ from safetensors.torch import load_file, save_file
 from data.errors import UserError
 from model.bundle import Bundle, load
 from model.checkpoints import check, shapes_of
+from model.guidance import Guidance
 from model.loading import linear_patches, load_model, load_vae, model_on_meta
 from model.official import official_config, official_vae, vae_key, vae_shape
 from model.tokenizer import special_ids, word_tokenizer
 from model.vae import new_vae, scale_of, set_scale
 from tests.model.golden import ROOT
-from tests.model.random_sessions import tiny_model
+from tests.model.random_sessions import Batch, Layout, Story, tiny_model
 
 KEYS = ROOT / ".." / "shared" / "reference" / "bagel_7b_keys.json"
 LLM_7B = {
@@ -112,6 +113,21 @@ def test_shards_and_precision(tmp_path):
     assert torch.equal(again.llm2vae.weight, model.llm2vae.weight.bfloat16())
     with pytest.raises(UserError, match="no dtype"):
         load_model(tmp_path, dtype="float31")
+
+
+def test_half_precision_runs_and_stays_close(tmp_path):
+    story, layout = Story([[5, 6], [7]], [[8], [9, 10]], [1, 1]), Layout(guided=True)
+    guidance = Guidance(2.0, 1.5)
+    tiny_model().save_pretrained(tmp_path)
+    outputs = []
+    for dtype in ("float32", "bfloat16"):
+        model = load_model(tmp_path, dtype=dtype)
+        batch = Batch([story, story], layout)
+        with torch.no_grad():
+            outputs.append(batch.packed(model, guidance).velocity)
+        assert batch.incremental(model, guidance)[0].dtype == torch.float32
+    assert outputs[1].dtype == torch.float32
+    assert (outputs[0] - outputs[1]).norm() / outputs[0].norm() < 0.1
 
 
 def test_missing_folders_are_user_errors(tmp_path):
