@@ -19,7 +19,8 @@ app = typer.Typer(
     "Nothing is done twice: a stage whose code, parameters and inputs have not changed is reused, and a command that "
     "was interrupted goes on where it stopped.\n\n"
     "Exit codes: 0 done, 1 defect of this program, 2 bad input, 3 refused by the gates, 4 a service does not answer, "
-    "5 the champion changed meanwhile, 6 a broken link in the lineage, 130 interrupted. Settings are environment variables: see .env.example.",
+    "5 the champion changed meanwhile, 6 a broken link in the lineage, 130 interrupted. Settings are environment "
+    "variables: see .env.example.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
