@@ -10,7 +10,7 @@ import typer
 
 from flows import cli_data, cli_provenance, cli_services
 from flows.options import Debug, Json, Profile
-from flows.session import answer, guarded, workspace
+from flows.session import INTERRUPTED, answer, guarded, workspace
 
 app = typer.Typer(
     name="edit-r2",
@@ -167,6 +167,8 @@ def main() -> None:
     def command() -> int | None:
         try:
             code: int | None = app(standalone_mode=False)
+            if code == INTERRUPTED:  # the library has swallowed the Ctrl-C
+                raise KeyboardInterrupt
             return code
         except typer.Abort:
             raise KeyboardInterrupt from None

@@ -64,7 +64,7 @@ def guarded(command: Callable[[], int | None]) -> int:
     """Run a command line and return its exit code; an error becomes one line with its remedy.
 
     0 done, 1 defect of this program, 2 bad input or state, 3 refused by the gates, 4 a service does not answer,
-    130 interrupted.
+    5 and 6 as provenance defines them (`tasks.ledger`), 130 interrupted.
     """
     try:
         return command() or 0

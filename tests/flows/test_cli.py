@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows import cli, session
+from flows import cli
 from tasks.settings import settings
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +27,11 @@ COMMANDS = {
     "status",
     "data",
     "import",
+    "lineage",
+    "audit",
+    "history",
+    "rollback",
+    "doctor",
 }
 
 
@@ -98,12 +103,13 @@ def test_a_store_that_does_not_answer_fails_at_once(bare, monkeypatch, capsys):
     assert code == 4 and f"MLflow does not answer at http://127.0.0.1:{port}" in err
 
 
-def test_an_interrupt_has_its_own_code(capsys):
+def test_an_interrupt_has_its_own_code(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    assert session.guarded(interrupted) == 130
-    assert "go on" in capsys.readouterr().err
+    monkeypatch.setattr("tasks.services.running", interrupted)
+    code, _, err = call(monkeypatch, capsys, "down")
+    assert code == 130 and "go on" in err
 
 
 def test_import_counts_and_quarantines(bare, tmp_path, monkeypatch, capsys):
