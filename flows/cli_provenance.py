@@ -119,6 +119,7 @@ def audit(
     model: Model = "edit-r2@champion",
     folder: Annotated[Path | None, typer.Option(help="Check an exported folder instead of this installation.")] = None,
     keys: Annotated[Path | None, typer.Option(help="Trusted public keys for an exported folder.")] = None,
+    replay: Annotated[int, typer.Option(help="Also run this many benchmark sessions again.", min=0)] = 0,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -131,6 +132,10 @@ def audit(
     else:
         books, version = _open(model, debug)
         report = walk(_view(books), version)
+        if replay and report.ok:
+            from tasks.replay import replay as run_again
+
+            run_again(report, _view(books), version, replay)
     _say(as_json, report.as_json(), report.line)
     if not report.ok:
         raise typer.Exit(BROKEN)

@@ -127,7 +127,8 @@ def audit(view: View, version: int | None = None) -> AuditReport:
     entry = _alias(report, view, chain) if version is None else _entry(chain, view, version)
     if entry is None:
         with report.link("ledger", view.alias if version is None else f"version {version}"):
-            raise Broken("the ledger knows no such version")
+            known = sorted({s.entry.alias for s in chain if s.entry.model == report.model})
+            raise Broken(f"the ledger knows no such version; it has champions under {', '.join(known) or 'no name'}")
         return report
     now = champion(chain, view.registry.name, view.alias)
     report.version, report.champion = entry.version, now is not None and now.version == entry.version

@@ -110,8 +110,18 @@ class Decision(_Record):
     def markdown(self) -> str:
         """A table of the findings, the failed ones first."""
         order = {"fail": 0, "warn": 1, "pass": 2, "skipped": 3}
-        lines = [f"**{self.verdict}**", "", "| verdict | rule | scope | observed | bound | n | why |", "|" + "---|" * 7]
+        heads = "| verdict | rule | scope | observed | bound | interval | p | n | why |"
+        lines = [f"**{self.verdict}**", "", heads, "|" + "---|" * 9]
         for found in sorted(self.findings, key=lambda finding: order[finding.verdict]):
-            cells = (found.verdict, found.rule, found.scope, found.observed, found.bound, found.n, found.reason)
-            lines.append("| " + " | ".join("–" if cell is None else str(cell) for cell in cells) + " |")
+            interval = " to ".join(f"{end:+.4f}" for end in found.interval) if found.interval else None
+            facts = (found.observed, found.bound, interval, found.p, found.n, found.reason)
+            lines.append(
+                "| " + " | ".join(_cell(cell) for cell in (found.verdict, found.rule, found.scope, *facts)) + " |"
+            )
         return "\n".join(lines)
+
+
+def _cell(value: float | str | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "–" if value is None else str(value)
