@@ -100,12 +100,12 @@ def card(model: Model = "edit-r2@champion", as_json: Json = False, debug: Debug 
 
 @lineages.command("who-used")
 def who_used(
-    wanted: Annotated[str, typer.Argument(help="A dataset's name, or 12 digits or more of a digest.")],
+    wanted: Annotated[str, typer.Argument(help="A dataset, a session's id, a picture's path, or a digest.")],
     model: Model = "edit-r2",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the versions whose chain holds a dataset (name or digest), a model or a commit (digest)."""
+    """List the versions that saw a dataset, a session, a picture, a model or a commit."""
     from tasks import pedigree
 
     books, _ = _open(model, debug)

@@ -11,6 +11,7 @@ from tasks import lineage
 from tasks.decision import Decision
 from tasks.ledger import Entry, champion, read_chain, recalled
 from tasks.scores import Scores
+from tasks.stores import mentions
 from tasks.view import View
 
 
@@ -141,29 +142,34 @@ def _branch(model: Generation, last: bool) -> list[str]:
 
 
 def who_used(view: View, wanted: str) -> list[tuple[int, str]]:
-    """Versions whose chain names a dataset (by name or digest) or model (by digest), each with what it named.
+    """Versions whose chain holds something, each with what holds it.
 
     Args:
         view: what to read.
-        wanted: a dataset's name, any digest of it, or the first 12 digits or more of a digest.
+        wanted: a dataset's name, a session's id, a picture's path, or 12 digits or more of the digest of a dataset, a
+            model, a lock or a commit. Sessions and pictures are looked up in DVC's cache and folder remote.
     """
     chain = read_chain(view.shelf.lines(), view.keys)
     versions = sorted({signed.entry.version for signed in chain if signed.entry.statement and signed.entry.decision})
-    found = []
-    for version in versions:
-        named = next(_named(pedigree(view, version), wanted), None)
-        if named:
-            found.append((version, named))
-    return found
+    found = {version: next(_named(view, pedigree(view, version), wanted), None) for version in versions}
+    return [(version, named) for version, named in found.items() if named]
 
 
-def _named(found: Pedigree, wanted: str) -> Iterator[str]:
+def _named(view: View, found: Pedigree, wanted: str) -> Iterator[str]:
+    digest = wanted.removesuffix(".dir")
     for model in found.generations:
-        for item in model.resources.values():
-            digests = item["digest"].values()
-            if item["name"] == wanted or (
-                len(wanted) >= 12 and any(d.startswith(wanted.removesuffix(".dir")) for d in digests)
-            ):
+        for item in [_resource_of(model), *model.resources.values()]:
+            begins = any(known.startswith(digest) for known in item["digest"].values())
+            if item["name"] == wanted or (len(digest) >= 12 and begins):
                 yield f"{item['name']} of {model.name}"
-    if wanted in (found.scores.benchmark.name, found.scores.benchmark.digest):
-        yield f"{found.scores.benchmark.name} of the scores"
+        for item in model.datasets:
+            if view.root and mentions(f"{item['digest']['dvcMd5Dir']}.dir", wanted, view.root, view.remote):
+                yield f"{item['name']} of {model.name}"
+    benchmark = found.scores.benchmark
+    if wanted in (benchmark.name, benchmark.digest) or wanted in {session.id for session in found.scores.sessions}:
+        yield f"{benchmark.name} of the scores"
+
+
+def _resource_of(model: Generation) -> dict[str, Any]:
+    """The model itself, in the form of a resource."""
+    return {"name": f"model {model.name}", "digest": {"sha256": model.digest}}

@@ -53,6 +53,17 @@ def _object(store: Path, digest: str) -> Path:
     return store / "files" / "md5" / digest[:2] / digest[2:]
 
 
+def mentions(digest: str, word: str, root: Path, remote: Path | None) -> bool:
+    """Whether a dataset, in whatever store holds it, names a session or a picture in its JSON lines."""
+    stores = [root / ".dvc" / "cache", *([remote] if remote else [])]
+    store = next((found for found in stores if _object(found, digest).is_file()), None)
+    if store is None or not digest.endswith(".dir"):
+        return False
+    items = json.loads(_object(store, digest).read_bytes())
+    lines = [_object(store, item["md5"]) for item in items if item["relpath"].endswith(".jsonl")]
+    return any(json.dumps(word).encode() in path.read_bytes() for path in lines if path.is_file())
+
+
 def _check_store(store: Path, digest: str, manifest: str | None) -> Finding:
     """Recompute a dataset in DVC's object layout; md5 is no proof against intent, so its SHA-256 manifest too."""
     place, head = store.name, _object(store, digest)

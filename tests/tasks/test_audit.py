@@ -194,10 +194,13 @@ def test_the_tree_and_the_reverse_question(house):
     text = tree(pedigree(view))
     assert [word for word in ("rl", "sft", "base") if f"└─ {word} " in text] == ["rl", "sft", "base"]
     assert [version for version, _ in who_used(view, "sessions/tiny")] == [1, 2]
-    assert who_used(view, "sessions/other") == []
+    assert who_used(view, "sessions/other") == who_used(view, "another session") == []
+    assert [version for version, _ in who_used(view, "session")] == [1, 2], "the id of a session in the dataset"
+    assert [version for version, _ in who_used(view, "s0001")] == [1, 2], "the id of a session in the benchmark"
+    assert who_used(view, house.commit)[0][1] == "source of rl"
     own = pedigree(view, 2).generations[0].digest
     assert who_used(view, locked(house)) == [(1, "sessions/tiny of rl"), (2, "sessions/tiny of rl")]
-    assert pedigree(view, 1).generations[0].digest != own
+    assert who_used(view, own) == [(2, "model rl of rl")]
 
 
 def test_a_folder_that_is_no_export_is_refused(tmp_path):

@@ -1,0 +1,48 @@
+"""Replay: two runs of a session are told apart by the first thing that differs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.audit import AuditReport
+from tasks.promotion import promote
+from tasks.replay import difference, replay
+from tasks.scores import SessionScore
+from tasks.view import live
+from tests.tasks.houses import build_house, family, sqlite_template, stand
+from tests.tasks.scoresets import skilled
+
+TURN = {"turn": 1, "edit_type": "color_alter", "IF": 1.0, "CC": 0.5, "trace": "paint the box red"}
+
+
+def session(**changes) -> SessionScore:
+    return SessionScore.model_validate({"id": "s", "turns": [TURN, TURN | {"turn": 2} | changes]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"CC": 0.5 + 1e-8}, None),
+        ({"IF": 0.0}, "turn 2: IF is 0.0, the record says 1.0"),
+        ({"CC": None, "absent": {"CC": "judge_error"}}, "turn 2: CC is None"),
+        ({"trace": "paint the ball red"}, "turn 2: another intent trace"),
+    ],
+)
+def test_the_first_difference_is_named(changes, words):
+    found = difference(session(), session(**changes))
+    assert found == words or (words and words in found)
+
+
+def test_a_missing_turn_is_named():
+    assert "2 turns instead of 1" in difference(SessionScore.model_validate({"id": "s", "turns": [TURN]}), session())
+
+
+def test_another_state_of_the_benchmark_is_not_replayed(tmp_path):
+    house = build_house(tmp_path / "house", sqlite_template(tmp_path))
+    promote(house.books, *stand(house, family(house), skilled(0.7)), reason="better")
+    (house.root / "data" / "benchmark" / "tiny" / "train.jsonl").write_text("changed")
+    report = AuditReport("edit-r2", "champion")
+    replay(report, live(house.books, house.root, None), None, 2)
+    assert [link.holds for link in report.links] == [False]
+    assert "another state" in report.line
