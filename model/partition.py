@@ -2,7 +2,8 @@
 
 Noise is invisible to all but itself, so half the keys of a naive row would be masked for nearly every query. Here a
 session's context attends to itself, and its noisy pictures are dealt into lanes, at most one picture of a turn in each,
-that attend to the context and to themselves. Problems of similar size are padded together and solved in one call.
+that attend to the context before them and to themselves. Problems of similar size are padded together and solved in
+one call.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.attention import COLUMN, KIND, NOISY, ORDER, PADDING, SESSION, STREAM, TURN, visible
+from model.attention import BRANCH, COLUMN, KIND, NOISY, ORDER, PADDING, SESSION, STREAM, TURN, visible
 
 Ints = NDArray[np.int64]
+MANY = 32  # tokens of a noisy picture that asks for a lane of its own
 CLOSE = 0.75  # problems share a call when the smaller has at least this share of the larger one's keys
 
 
@@ -49,20 +51,29 @@ def problems(marks: Ints) -> list[Problem]:
         streams = {s: context[marks[STREAM][context] == s] for s in (0, 1)}
         found += [Problem(part, part) for part in streams.values() if len(part)]
         for lane in _lanes(tokens[noisy], marks):
-            seen = streams[int(marks[STREAM][lane[0]])]
+            seen = _before(streams[int(marks[STREAM][lane[0]])], lane, marks)
             found.append(Problem(lane, np.concatenate((seen, lane))))
     return found
 
 
+def _before(context: Ints, lane: Ints, marks: Ints) -> Ints:
+    """Context that a lane may see: nothing after its last picture, no branch of a turn that it has no part in."""
+    earlier = context[marks[ORDER][context] < marks[ORDER][lane].max()]
+    own = np.isin(marks[TURN][earlier], marks[TURN][lane])
+    return earlier[own | (marks[BRANCH][earlier] == 0)]
+
+
 def _lanes(noise: Ints, marks: Ints) -> list[Ints]:
-    """A turn's noisy pictures go to different lanes; a lane keeps to one stream."""
-    lanes: dict[tuple[int, int], list[Ints]] = {}
+    """A turn's noisy pictures go to different lanes; a lane keeps to one stream. A picture of many tokens is a lane
+    of its own: it sees little of the session's context then, which outweighs gathering that context once more."""
+    lanes: dict[tuple[int, ...], list[Ints]] = {}
     taken: dict[tuple[int, int], int] = {}
     for picture in np.split(noise, np.flatnonzero(np.diff(marks[ORDER][noise])) + 1) if len(noise) else []:
         stream, turn = int(marks[STREAM][picture[0]]), int(marks[TURN][picture[0]])
         lane = taken.get((stream, turn), 0)
         taken[stream, turn] = lane + 1
-        lanes.setdefault((stream, lane), []).append(picture)
+        key = (stream, lane, turn) if len(picture) >= MANY else (stream, lane)
+        lanes.setdefault(key, []).append(picture)
     return [np.concatenate(pictures) for pictures in lanes.values()]
 
 

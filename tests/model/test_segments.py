@@ -125,6 +125,21 @@ def test_block_masks_and_dense_problems_agree(monkeypatch):
     assert torch.allclose(plain.text_logits, flex.text_logits, atol=1e-5)
 
 
+@pytest.mark.parametrize("close", [0.0, 1.0])
+def test_how_attention_is_parted_changes_nothing(monkeypatch, close):
+    model, batch = tiny_model(), Batch([STORY, Story([[5]] * 3, [[6, 7], [], [8]], [2, 1, 2])], Layout(guided=True))
+    inputs = (batch.pictures, batch.noisy.flatten(0, 1), batch.times)
+    with torch.no_grad():
+        plain = model(batch.pack(), *inputs)
+        monkeypatch.setattr("model.partition.MANY", 1)
+        monkeypatch.setattr("model.partition.CLOSE", close)
+        parted = batch.pack()
+        other = model(parted, *inputs)
+    assert len(parted.calls(torch.float32).parts) == 2 if close == 0.0 else len(parted.calls(torch.float32).parts) > 5
+    assert torch.allclose(plain.velocity, other.velocity, atol=1e-5)
+    assert torch.allclose(plain.text_logits, other.text_logits, atol=1e-5)
+
+
 def test_no_guidance_costs_one_view():
     model, rows = tiny_model(), []
     batch = Batch([STORY], Layout())
