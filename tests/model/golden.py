@@ -88,6 +88,13 @@ class Golden:
         assert not missed, f"{self.file}: never compared: {missed}"
 
 
+def shift_of(times: Tensor) -> float:
+    """The shift of a time grid, from its second point; `times` may leave the final zero out."""
+    steps = len(times) - 1 if times[-1] == 0 else len(times)
+    plain, shifted = 1 - 1 / steps, float(times[1])
+    return round(shifted * (1 - plain) / (plain * (1 - shifted)), 3)
+
+
 def settings(name: str) -> dict[str, object]:
     """Guidance of a golden velocity's name, such as text4_img2.channel.min0.8."""
     scales, renorm, *rest = name.split(".", 2)

@@ -12,7 +12,7 @@ from model.modeling import table_ids
 from model.samplers import schedule, step
 from model.segments import Kind, Segment, View
 from model.vae import to_pixels
-from tests.model.golden import Golden, settings
+from tests.model.golden import Golden, settings, shift_of
 
 pytestmark = pytest.mark.parity
 
@@ -87,7 +87,7 @@ def _velocities(golden: Golden, prefix: str, context: Context, x: torch.Tensor, 
 
 def _generate(official, golden: Golden, run: str, guidance: Guidance, context: Context, x, grid) -> None:
     points = golden[f"{run}.timesteps"].numel() + 1
-    times = schedule(points, 3.0)
+    times = schedule(points, shift_of(golden[f"{run}.timesteps"]))
     golden.compare(f"{run}.timesteps", times[:-1])
     acts = guidance.acts(times[:-1])
     scale = torch.where(acts, torch.tensor(guidance.text), torch.tensor(1.0))

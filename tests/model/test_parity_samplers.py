@@ -10,7 +10,7 @@ from model.guidance import Guidance
 from model.samplers import schedule, step
 from model.segments import View
 from model.vae import decode_float
-from tests.model.golden import Golden
+from tests.model.golden import Golden, shift_of
 
 pytestmark = pytest.mark.parity
 LEVEL = 1.3  # noise level of the folder's rollout
@@ -18,7 +18,7 @@ LEVEL = 1.3  # noise level of the folder's rollout
 
 def _single_steps(golden: Golden) -> None:
     x, v, grid = golden["step.sample"][None], golden["step.velocity"][None], golden["step.sigmas"]
-    golden.compare("step.sigmas", schedule(len(grid), 3.0))
+    golden.compare("step.sigmas", schedule(len(grid), shift_of(grid)))
     for name in [n for n in golden.tensors if n.endswith(".z")]:
         base = name.removesuffix(".z")
         kind, level, index = re.fullmatch(r"step\.(\w+)\.noise([\d.]+)\.i(\d+)", base).groups()
@@ -41,7 +41,7 @@ def _single_steps(golden: Golden) -> None:
 def _turn(official, golden: Golden, turn: int, context: Context, grid: tuple[int, int]) -> None:
     start = f"rollout.turn{turn}."
     steps = golden[start + "t_steps"].numel()
-    times = schedule(steps + 1, 3.0)
+    times = schedule(steps + 1, shift_of(golden[start + "t_steps"]))
     golden.compare(start + "t_steps", times[:-1])
     begin = int(golden.meta["scalars"][f"rollout_turn{turn}_window_begin"])
     size = golden[start + "window_logprobs"].numel()
