@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -151,11 +152,16 @@ def promote(
     model: Annotated[str, typer.Argument(help="Model id of the candidate (m-...).")],
     profile: Profile = "tiny",
     reason: Annotated[str, typer.Option(help="Why now; the ledger keeps it.")] = "asked for on the command line",
+    override: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Signed with `edit-r2 approve --override`.")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Let the gates decide on a model; exit code 3 when they refuse it."""
-    made = _stage("promote", profile, as_json, debug, lambda made: made.as_json(), model=model, reason=reason)
+    word = override.read_text() if override else None
+    wanted = {"model": model, "reason": reason, "override": word}
+    made = _stage("promote", profile, as_json, debug, lambda made: made.as_json(), **wanted)
     if made.verdict == "refused" and as_json:
         raise typer.Exit(3)
     made.raise_for_refusal()

@@ -9,7 +9,9 @@ from tasks.promoting import Promotion
 
 
 @flow(name="promote", flow_run_name="promote-{model}")
-def promote(profile: str, model: str, parent_run: str | None = None, reason: str = "retrained") -> Promotion:
+def promote(
+    profile: str, model: str, parent_run: str | None = None, reason: str = "retrained", override: str | None = None
+) -> Promotion:
     """Compare a model with the champion, decide by the policy, and promote it or say why not.
 
     Args:
@@ -17,6 +19,7 @@ def promote(profile: str, model: str, parent_run: str | None = None, reason: str
         model: model id of the candidate.
         parent_run: MLflow run of the retraining that this belongs to.
         reason: why now, in a sentence; the ledger keeps it.
+        override: a signed approval of a promotion that the gates refuse.
     """
     chosen = parameters.load(profile)
     benchmark = building.current(chosen, "benchmark")
@@ -24,4 +27,4 @@ def promote(profile: str, model: str, parent_run: str | None = None, reason: str
     scores = evaluation.evaluate(chosen, benchmark, candidate, parent_run)
     before = models.record(candidate.parent) if candidate.parent else None
     parent = evaluation.evaluate(chosen, benchmark, before, parent_run) if before else None
-    return promoting.promote(chosen, benchmark, scores, parent, parent_run, reason)
+    return promoting.promote(chosen, benchmark, scores, parent, parent_run, reason, override)

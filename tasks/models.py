@@ -126,13 +126,30 @@ def adopt(folder: Path, sha: str) -> None:
 
 
 def verify(model_id: str) -> bool:
-    """Whether the stored files of a model still have its digest (read in place where the store is this disk)."""
+    """Whether the stored files of a model still hold.
+
+    A store on this disk is read in place, every byte. A remote one is asked for names and sizes, which are compared
+    with the verified copy in the cache; promotion and audit read its bytes too.
+    """
+    from mlflow.exceptions import MlflowException
+
     try:
         known = record(model_id)
         location = Path(tracking.client().get_logged_model(model_id).artifact_location.removeprefix("file://"))
-        return _holds(location, known.digest) if location.is_absolute() else _holds(fetch(model_id), known.digest)
-    except UserError:
+        if location.is_absolute():
+            return _holds(location, known.digest)
+        copy = fetch(model_id)
+        return _stored(model_id) == {path: (copy / path).stat().st_size for path in manifest(copy)}
+    except (UserError, MlflowException, OSError):
         return False
+
+
+def _stored(model_id: str, folder: str | None = None) -> dict[str, int]:
+    """Path to size of every file in the store."""
+    found: dict[str, int] = {}
+    for entry in tracking.client().list_logged_model_artifacts(model_id, folder):
+        found |= _stored(model_id, entry.path) if entry.is_dir else {entry.path: int(entry.file_size or 0)}
+    return found
 
 
 def _holds(folder: Path, sha: str) -> bool:

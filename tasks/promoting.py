@@ -58,6 +58,7 @@ def promote(
     parent: Evaluation | None,
     parent_run: str | None = None,
     reason: str = "retrained",
+    override: str | None = None,
 ) -> Promotion:
     """Let the gates decide on a candidate and enter the decision into the ledger.
 
@@ -68,6 +69,7 @@ def promote(
         parent: scores of the model that it was trained from; they stand in for a missing champion.
         parent_run: MLflow run of the retraining, which gets the decision.
         reason: why now, in a sentence.
+        override: a person's signed approval (`edit-r2 approve --override`) of a promotion that the gates refuse.
     """
     from tasks import promotion
     from tasks.books import open_books
@@ -90,7 +92,7 @@ def promote(
         locked=locked,
         pushed=pushed,
     )
-    outcome = consider(books, policy, model, standing, reason)
+    outcome = consider(books, policy, model, standing, reason, override.encode() if override else None)
     verdict = "promoted" if outcome.promoted else "refused"
     made = Promotion(
         verdict=verdict,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
+from uuid import UUID
 
-from mlflow_config.settings import RETRAIN, Stage
+from mlflow_config.settings import RETRAIN, Stage, Tag
 from tasks import identity, progress, report, tracking
 from tasks.evaluation import Evaluation
 from tasks.parameters import Parameters
@@ -45,12 +46,27 @@ class Retraining:
 @contextmanager
 def tracked(parameters: Parameters) -> Iterator[tracking.ActiveRun]:
     """The parent run of a retraining with these parameters and this code; runs that died here before are closed."""
-    for run_id in tracking.sweep(parameters.profile):
-        progress.say(f"[yellow]closed[/yellow] run {run_id}, whose process died")
+    for dead in tracking.sweep(parameters.profile):
+        progress.say(f"[yellow]closed[/yellow] run {dead.info.run_id}, whose process died")
+        _close_flow_run(dead.data.tags.get(Tag.FLOW_RUN))
     code = identity.sha256(identity.canonical({stage: identity.code_digest(stage) for stage in identity.ENTRIES}))
     spec = tracking.Spec(RETRAIN, parameters.profile, identity.fingerprint(RETRAIN, parameters, code=code))
     with tracking.stage(spec) as run:
         yield run
+
+
+def _close_flow_run(flow_run: str | None) -> None:
+    """Prefect, too, learns that a process died; where its server no longer knows the run there is nothing to close."""
+    if flow_run is None:
+        return
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
+
+    with suppress(ObjectNotFound), get_client(sync_client=True) as client:
+        found = client.read_flow_run(UUID(flow_run))
+        if found.state is not None and not found.state.is_final():
+            client.set_flow_run_state(found.id, Crashed(message="Its process died"), force=True)
 
 
 def conclude(

@@ -192,7 +192,7 @@ def _finish(run: ActiveRun, seconds: float) -> None:
     client().set_terminated(run.run_id, "FINISHED")
 
 
-def sweep(profile: str) -> list[str]:
+def sweep(profile: str) -> list[Run]:
     """Close runs that died on this machine without a word (kill -9, power): no process holds their lock any more."""
     wanted = f"tags.`{Tag.HOST}` = '{platform.node()}' and attributes.status = 'RUNNING'"
     closed = []
@@ -201,5 +201,5 @@ def sweep(profile: str) -> list[str]:
         lock = FileLock(settings().folder("runs") / f"{spec.key}.lock")
         with suppress(Timeout), lock.acquire(timeout=0):
             client().set_terminated(run.info.run_id, "KILLED")
-            closed.append(str(run.info.run_id))
+            closed.append(run)
     return closed

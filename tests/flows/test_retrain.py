@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import pytest
 from prefect.client.orchestration import get_client
 
@@ -101,3 +103,20 @@ def test_a_store_with_a_bad_moment_is_asked_again(trainers, monkeypatch):
         assert build_dataset("smoke").name == "sessions"
     (run,) = tracking.find("smoke", "build_dataset")
     assert run.info.status == "FINISHED"
+
+
+def test_a_retraining_that_died_is_closed_in_both_places(trainers):
+    from prefect import flow
+    from prefect.states import Running
+
+    @flow(name="doomed")
+    def doomed():
+        return None
+
+    with get_client(sync_client=True) as client:
+        ghost = client.create_flow_run(doomed, state=Running())
+        tags = {Tag.HOST: platform.node(), Tag.STAGE: "x", Tag.FINGERPRINT: "d" * 64, Tag.FLOW_RUN: str(ghost.id)}
+        dead = tracking.client().create_run(tracking.experiment_id("smoke"), tags=tags)
+        retrain("smoke")
+        assert client.read_flow_run(ghost.id).state_name == "Crashed"
+    assert tracking.client().get_run(dead.info.run_id).info.status == "KILLED"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 
 import pytest
@@ -76,3 +77,17 @@ def test_a_damaged_cache_is_fetched_again(logged):
 def test_an_unknown_model_is_a_user_error(home):
     with pytest.raises(UserError, match="no model m-nope"):
         models.record("m-nope")
+
+
+def test_a_remote_store_is_asked_for_names_and_sizes(logged, monkeypatch):
+    found = tracking.client().get_logged_model(logged.model_id)
+    there = found.artifact_location
+    monkeypatch.setattr(type(found), "artifact_location", property(lambda _: "s3://lab/models"))
+    stored_files = {"config.json": 2, "vae/weights": 2}
+    monkeypatch.setattr(models, "_stored", lambda _model_id: stored_files)
+    monkeypatch.setattr(models, "_download", lambda _model_id, target: shutil.copytree(there, target))
+    assert models.verify(logged.model_id)
+    stored_files["vae/weights"] = 1
+    assert not models.verify(logged.model_id)
+    stored_files.clear()
+    assert not models.verify(logged.model_id)

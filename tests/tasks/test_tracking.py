@@ -149,7 +149,7 @@ def test_runs_that_died_are_closed_and_live_ones_are_not():
         for letter in "de"
     )
     with FileLock(settings().folder("runs") / f"{spec(print_='e' * 64).key}.lock"):
-        assert tracking.sweep("smoke") == [dead.info.run_id]
+        assert [run.info.run_id for run in tracking.sweep("smoke")] == [dead.info.run_id]
     assert (status(dead.info.run_id), status(alive.info.run_id)) == ("KILLED", "RUNNING")
 
 

@@ -1,0 +1,78 @@
+"""The whole pipeline for real, in a clone of its own: profile smoke, on folders and on an S3 store."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.tasks.seaweed import KEY, SECRET, seaweed, weed
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+OTHERS = ("EDIT_R2_", "MLFLOW_", "PREFECT_", "AWS_")  # of the tests around, or of the developer's shell
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The tracked files as they stand, without history or state."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    made = tmp_path / "clone"
+    for name in filter(None, listed.decode().split("\0")):
+        if (ROOT / name).exists():
+            (made / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, made / name)
+    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
+        subprocess.run(["git", *words], cwd=made, check=True)
+    return made
+
+
+def command(clone: Path, *words: str, **variables: str) -> dict:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(OTHERS)} | variables
+    line = [sys.executable, "-m", "flows.cli", *words, "--json"]
+    done = subprocess.run(line, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_second_run_builds_and_trains_nothing(clone):
+    first = command(clone, "run", "--profile", "smoke")
+    assert set(first["models"]) == {"base", "sft", "rl"} and first["promotion"]["verdict"] == "promoted"
+    started = time.monotonic()
+    second = command(clone, "run", "--profile", "smoke")
+    assert time.monotonic() - started < 30
+    assert second["models"] == first["models"] and second["run_id"] == first["run_id"]
+    assert second["promotion"]["verdict"] == "unchanged"
+    audited = command(clone, "audit", "run", f"edit-r2@{first['promotion']['alias']}")
+    assert audited
+
+
+@pytest.mark.services
+@pytest.mark.skipif(weed() is None, reason="needs the SeaweedFS binary")
+def test_data_and_artifacts_on_s3(clone, tmp_path):
+    from tasks.storage import Storage
+
+    with seaweed(tmp_path / "weed") as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        Storage.at("s3://lab", endpoint=address).make_bucket()
+        variables = {
+            "EDIT_R2_S3_ENDPOINT": address,
+            "EDIT_R2_S3_BUCKET": "lab",
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+        }
+        made = command(clone, "run", "--profile", "smoke", **variables)
+        assert made["promotion"]["verdict"] == "promoted"
+        again = command(clone, "run", "--profile", "smoke", **variables)
+        assert again["models"] == made["models"]
+        stored = set(Storage.at("s3://lab/edit-r2", endpoint=address).list())
+        kinds = {key.split("/")[0] for key in stored}
+        assert {"dvc", "mlflow", "ledger"} <= kinds
+        assert any(key.endswith("model.safetensors") for key in stored)
