@@ -137,12 +137,14 @@ def _bars(found: Sheets, group: str, metric: str, keys: Sequence[str], label: st
     axes = figure.add_subplot()
     width = 0.8 / len(found)
     for index, (name, sheet) in enumerate(found.items()):
-        heights = [mean(sheet["summary"], group, key, metric) or 0.0 for key in keys]
+        found_means = [mean(sheet["summary"], group, key, metric) for key in keys]
+        heights = [float("nan") if value is None else value for value in found_means]  # an absence is not a zero
         places = [place + (index - (len(found) - 1) / 2) * width for place in range(len(keys))]
         axes.bar(places, heights, width, label=name, color=COLOURS.get(name))
     axes.set_xticks(range(len(keys)), [key.replace("_", " ") for key in keys])
     if max(map(len, keys)) > 4:
-        axes.tick_params("x", rotation=20)
+        for text in axes.get_xticklabels():
+            text.set(rotation=20, ha="right", rotation_mode="anchor")
     axes.set(ylim=(0, 1), xlabel=label, ylabel=metric)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

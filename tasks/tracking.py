@@ -162,7 +162,8 @@ def _tags(spec: Spec) -> dict[str, str]:
 def _flow_run() -> dict[str, str | None]:
     from prefect.runtime import flow_run
 
-    return {Tag.FLOW_RUN: flow_run.id, Tag.FLOW_URL: flow_run.ui_url if flow_run.id else None}
+    lasting = flow_run.id and settings().prefect_api_url  # the embedded server is gone with the command
+    return {Tag.FLOW_RUN: flow_run.id, Tag.FLOW_URL: flow_run.ui_url if lasting else None}
 
 
 @contextmanager
