@@ -235,10 +235,11 @@ def doctor(
 ) -> None:
     """Find what crashes and hands have left behind: dead runs, moved aliases, torn lines, half-registered versions."""
     from tasks.doctor import examine
+    from tasks.doctor_services import ask_services
     from tasks.settings import settings
 
     books, _ = _open(model, debug)
-    complaints = examine(books, settings().root, repair)
+    complaints = examine(books, settings().root, repair) + ask_services(settings(), repair)
     found = [{**vars(complaint), "line": complaint.line} for complaint in complaints]
     _say(as_json, {"complaints": found}, "\n".join(complaint.line for complaint in complaints) or "all is well")
     if any(not complaint.mended for complaint in complaints):

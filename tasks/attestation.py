@@ -71,7 +71,7 @@ def _origin(
         dvc_lock_digest=_filed(books, root / DVC_LOCK),
         datasets=tuple(_datasets(books, run)),
         parent=_parent(books, made.parent),
-        reward=parameters.get("rl"),
+        reward=_reward(parameters),
         run_id=made.run_id,
         parent_run_id=tags.get(Tag.PARENT_RUN),
         run_record=record_digest(books.registry.run_record(made.run_id)),
@@ -81,6 +81,15 @@ def _origin(
         started=datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(),
         finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
+
+
+def _reward(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a model trained by RL was rewarded for, and by which judge."""
+    if "rl" not in parameters:
+        return None
+    from model.judges import JUDGE
+
+    return {"parameters": parameters["rl"], "judge": dict(JUDGE)}
 
 
 def _plain(sections: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import jsonschema
 import numpy as np
 import pytest
 import yaml
-from tests.tasks.scoresets import BENCHMARK, broken, evidence, forgetter, identity, noise, score_set, skilled, tinter
 
 from data.errors import UserError
 from tasks.comparison import Slice, compare, holm
@@ -17,6 +16,7 @@ from tasks.decision import DatasetEvidence, Decision, RewardTrend
 from tasks.gates import decide, load_policy
 from tasks.policy import POLICY_FILE, policy_schema
 from tasks.scores import Scores, read_scores
+from tests.tasks.scoresets import BENCHMARK, broken, evidence, forgetter, identity, noise, score_set, skilled, tinter
 
 POLICY = load_policy("small")
 CHAMPION = score_set(skilled(), seed=1, name="champion")
@@ -53,6 +53,24 @@ def test_seeded_bad_models_are_refused(editor, rules):
     assert not decision.promote
     assert rules <= failed(decision)
     assert decision.reasons
+
+
+def test_the_table_of_decisions():
+    """Every seeded editor against one champion, in one view."""
+    editors = {
+        "identity": identity,
+        "forgets all but the last turn": forgetter,
+        "noise": noise,
+        "tints everything": tinter,
+        "one edit type broken": broken("text_change"),
+        "same model, other noise": skilled(),
+        "truly better": skilled(0.8),
+    }
+    decisions = {name: challenge(score_set(editor, seed=4)) for name, editor in editors.items()}
+    print()
+    for name, decision in decisions.items():
+        print(f"{name:<30} {decision.verdict:<8} {', '.join(sorted(failed(decision)))}")
+    assert [name for name, decision in decisions.items() if decision.promote] == ["truly better"]
 
 
 def test_a_better_model_with_one_edit_type_broken_is_refused_for_that_type():
@@ -234,7 +252,7 @@ def test_policy_file_matches_its_schema():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("defaults: {}\nprofiles: {}", "alpha"),
+        ("defaults: {}\nprofiles: {}", "alias"),
         ("- 1", "not a gate policy"),
         (POLICY_FILE.read_text().replace("alpha: 0.05", "alpha: 0.9"), "alpha"),
         (POLICY_FILE.read_text().replace("reward_hacking: {level: warn}", "reward_hacking: {levle: warn}"), "levle"),

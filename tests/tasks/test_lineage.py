@@ -147,6 +147,7 @@ def test_statements_are_made_from_recorded_runs(house):
     assert build["externalParameters"]["seeds"] == {"rl.optimisation.seed": 7}
     lock = next(item for item in build["resolvedDependencies"] if item["name"] == "requirements.lock")
     assert lock["digest"]["sha256"] == sha256((house.root / "requirements.lock").read_bytes())
+    assert build["internalParameters"]["reward"]["judge"]["name"] == "exact"
     parent = lineage.dependencies(payload, "model")[0]
     grandparent = lineage.dependencies(
         lineage.opened(parent["annotations"]["statement"], books.shelf, books.trusted), "model"

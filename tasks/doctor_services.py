@@ -1,0 +1,81 @@
+"""What the doctor asks of servers: that they are of our versions, and that no slot is held by a run that is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from tasks.doctor import Complaint
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tasks.settings import Settings
+
+SECONDS = 10.0
+
+
+def ask_services(
+    chosen: Settings, repair: bool = False, transport: httpx.BaseTransport | None = None
+) -> list[Complaint]:
+    """Complaints about the configured servers; none is configured by default.
+
+    Args:
+        chosen: their addresses and credentials.
+        repair: free slots that no running flow holds.
+        transport: stands in for the network in tests.
+    """
+    import httpx
+
+    found: list[Complaint] = []
+    if chosen.mlflow_tracking_uri and chosen.mlflow_tracking_uri.startswith("http"):
+        auth = _pair(chosen.mlflow_tracking_username, chosen.mlflow_tracking_password)
+        with httpx.Client(
+            base_url=chosen.mlflow_tracking_uri, auth=auth, timeout=SECONDS, transport=transport
+        ) as client:
+            found += _guarded("MLflow", lambda: _versions("MLflow", "mlflow", client.get("/version").text))
+    if chosen.prefect_api_url:
+        secret = chosen.prefect_api_auth_string
+        user, _, password = (secret.get_secret_value() if secret else "").partition(":")
+        auth = (user, password) if user else None
+        with httpx.Client(base_url=chosen.prefect_api_url, auth=auth, timeout=SECONDS, transport=transport) as client:
+            found += _guarded("Prefect", lambda: _versions("Prefect", "prefect", client.get("/admin/version").json()))
+            found += _guarded("Prefect", lambda: _slots(client, repair))
+    return found
+
+
+def _pair(user: str | None, password: Any) -> tuple[str, str] | None:
+    return (user, password.get_secret_value()) if user and password else None
+
+
+def _guarded(name: str, check: Any) -> list[Complaint]:
+    """The complaints of a check; a server that gives no sensible answer is one itself."""
+    import httpx
+
+    try:
+        return list(check())
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        problem = f"it gives no sensible answer ({type(error).__name__})"
+        return [Complaint("service", name, problem, "Look at its log, and at the address in the settings")]
+
+
+def _versions(name: str, package: str, theirs: str) -> Iterator[Complaint]:
+    """Client and server must agree in their first two numbers."""
+    ours = version(package)
+    if theirs.strip().split(".")[:2] != ours.split(".")[:2]:
+        problem = f"the server is {theirs.strip()[:20]}, the client {ours}"
+        yield Complaint("service", name, problem, "Install the same version on both sides")
+
+
+def _slots(client: httpx.Client, repair: bool) -> Iterator[Complaint]:
+    """Concurrency slots that are taken while no flow runs: their run died without giving them back."""
+    running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
+    if client.post("/flow_runs/count", json=running).raise_for_status().json() > 0:
+        return
+    for limit in client.post("/v2/concurrency_limits/filter", json={}).raise_for_status().json():
+        if limit["active_slots"] > 0:
+            if repair:
+                client.patch(f"/v2/concurrency_limits/{limit['id']}", json={"active_slots": 0}).raise_for_status()
+            problem = f"{limit['active_slots']} slots of {limit['name']} are held, and no flow runs"
+            yield Complaint("service", "Prefect", problem, "Run `edit-r2 doctor --repair`", repair)
