@@ -78,12 +78,21 @@ def _say(as_json: bool, result: dict[str, Any], text: str) -> None:
 
 
 @lineages.command("show")
-def lineage(model: Model = "edit-r2@champion", as_json: Json = False, debug: Debug = False) -> None:
+def lineage(
+    model: Model = "edit-r2@champion",
+    picture: Annotated[Path | None, typer.Option(help="Also draw the chain into this SVG file.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Draw where a version comes from: decision, scores, models, code, data."""
     from tasks.pedigree import pedigree, tree
+    from tasks.picture import draw
+    from tasks.signing import write_atomically
 
     books, version = _open(model, debug)
     found = pedigree(_view(books), version)
+    if picture is not None:
+        write_atomically(picture.resolve(), draw(found).encode())
     _say(as_json, {"entry": found.entry.model_dump(), "statement": found.release}, tree(found))
 
 

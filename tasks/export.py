@@ -17,12 +17,13 @@ from tasks.card import card
 from tasks.documents import FolderShelf, Shelf
 from tasks.openlineage import run_events
 from tasks.pedigree import Pedigree, pedigree, tree
+from tasks.picture import draw
 from tasks.redaction import leaks, redact
 from tasks.registry import Version
 from tasks.signing import WEIGHTS_SIGNATURE, canonical, write_atomically
 from tasks.view import SNAPSHOT, RegistryView, View, exported
 
-TEXTS = (".json", ".jsonl", ".md", ".txt")
+TEXTS = (".json", ".jsonl", ".md", ".txt", ".svg")
 
 
 @dataclass
@@ -149,6 +150,7 @@ def _texts(view: View, found: Pedigree, report: AuditReport) -> Iterator[tuple[s
     yield "audit.json", json.dumps(report.as_json(), indent=1)
     yield "model-card.md", redact(card(found))
     yield "lineage.txt", tree(found) + "\n"
+    yield "lineage.svg", draw(found)
     yield "bom.cdx.json", json.dumps(ml_bom(found), indent=1)
     yield "openlineage.jsonl", "\n".join(run_events(found)) + "\n"
     signature = next(
@@ -175,7 +177,8 @@ Any in-toto tool reads the DSSE envelopes in `ledger/documents/`, any OpenSSF ve
 
     model_signing verify key models/{model_id} --signature {WEIGHTS_SIGNATURE} --public_key keys/weights.pub.pem
 
-`bom.cdx.json` is CycloneDX 1.7, `openlineage.jsonl` OpenLineage, `model-card.md` and `lineage.txt` are for reading.
+`bom.cdx.json` is CycloneDX 1.7, `openlineage.jsonl` OpenLineage, `model-card.md`, `lineage.txt` and
+`lineage.svg` are for reading.
 """
 
 

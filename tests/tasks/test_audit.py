@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+from xml.etree import ElementTree
 
 import pytest
 
@@ -183,6 +184,9 @@ def test_documents_for_other_tools(house, folder):
     events = [json.loads(line) for line in (folder / "openlineage.jsonl").read_text().splitlines()]
     assert [event["eventType"] for event in events] == ["START", "COMPLETE"] * 3
     assert {item["name"] for item in events[-1]["inputs"]} == {"sessions/tiny", "model/sft"}
+    drawn = ElementTree.parse(folder / "lineage.svg")
+    words = [node.text for node in drawn.iter() if node.tag.endswith("text")]
+    assert {"model base", "model sft", "model rl", "edit-r2 version 2", "gates: promote"} <= set(words)
     text = (folder / "model-card.md").read_text()
     assert "version 2" in text
     assert "| session_success |" in text

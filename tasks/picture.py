@@ -1,0 +1,113 @@
+"""The chain of a version as an SVG picture: base to version from left to right, data below, scores above."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape
+
+from tasks.pedigree import Generation, Pedigree
+
+WIDTH, HEIGHT, GAP, MARGIN = 210, 74, 60, 30  # of a box, between boxes and around them, in pixels
+MODEL, DATA, SCORE = "#dbe9f6", "#e5f2dc", "#fbe9c6"
+GOOD, BAD = "#cfe8cf", "#f4c7c3"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box with lines of text, the first one bold. `column` and `row` count from the upper left."""
+
+    column: int
+    row: int
+    lines: tuple[str, ...]
+    colour: str
+
+    @property
+    def at(self) -> tuple[int, int]:
+        """Upper left corner."""
+        return MARGIN + self.column * (WIDTH + GAP), MARGIN + self.row * (HEIGHT + GAP)
+
+
+def draw(found: Pedigree) -> str:
+    """The picture as SVG text."""
+    boxes, arrows = _layout(found)
+    width = MARGIN * 2 + (1 + max(box.column for box in boxes)) * (WIDTH + GAP) - GAP
+    height = MARGIN * 2 + (1 + max(box.row for box in boxes)) * (HEIGHT + GAP) - GAP
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">'
+    tip = '<marker id="tip" markerWidth="9" markerHeight="7" refX="8" refY="3.5" orient="auto">'
+    defs = f'<defs>{tip}<path d="M0 0L9 3.5L0 7z" fill="#555"/></marker></defs>'
+    ground = f'<rect width="{width}" height="{height}" fill="white"/>'
+    parts = [head, defs, ground, *(_arrow(*arrow) for arrow in arrows), *(_box(box) for box in boxes), "</svg>"]
+    return "\n".join(parts) + "\n"
+
+
+def _layout(found: Pedigree) -> tuple[list[Box], list[tuple[Box, Box]]]:
+    boxes: list[Box] = []
+    arrows: list[tuple[Box, Box]] = []
+    before: Box | None = None
+    for column, model in enumerate(reversed(found.generations)):
+        box = Box(column, 1, _model_lines(model), MODEL)
+        boxes.append(box)
+        if before:
+            arrows.append((before, box))
+        for row, data in enumerate(model.datasets, start=2):
+            below = Box(column, row, (data["name"], f"dvc {data['digest']['dvcMd5Dir'][:16]}"), DATA)
+            boxes.append(below)
+            arrows.append((below, box))
+        before = box
+    assert before is not None  # a pedigree has one generation at least
+    upper = _judgement(found, before.column)
+    return [*boxes, *upper], [*arrows, (before, upper[0]), (upper[0], upper[1]), (upper[1], upper[2])]
+
+
+def _model_lines(model: Generation) -> tuple[str, ...]:
+    commit = model.resources["source"]["digest"]["gitCommit"][:12]
+    return f"model {model.name}", f"digest {model.digest[:12]}", f"code {commit}", f"signed {model.statement[:12]}"
+
+
+def _judgement(found: Pedigree, column: int) -> list[Box]:
+    scores, decision, entry = found.scores, found.decision, found.entry
+    mean = scores.means()["session_success"]
+    told = f"session success {mean['mean']} (n={mean['n']})"
+    held = BAD if found.recalled or entry.action in ("refuse", "override") else GOOD
+    state = ("recalled",) if found.recalled else ()
+    return [
+        Box(column, 0, (f"scores on {scores.benchmark.name}", f"judge {scores.judge.name}", told), SCORE),
+        Box(
+            column + 1,
+            0,
+            (f"gates: {decision.verdict}", f"{len(decision.findings)} rules", decision.digest[:12]),
+            SCORE,
+        ),
+        Box(
+            column + 1,
+            1,
+            (f"{found.model} version {entry.version}", f"{entry.action} by {entry.actor}", entry.time[:16], *state),
+            held,
+        ),
+    ]
+
+
+def _box(box: Box) -> str:
+    x, y = box.at
+    frame = f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="{box.colour}" stroke="#777"/>'
+    return frame + "".join(_lines(box.lines, x + 10, y + 18))
+
+
+def _lines(lines: Sequence[str], x: int, y: int) -> Iterator[str]:
+    for number, text in enumerate(lines):
+        weight = ' font-weight="bold"' if number == 0 else ""
+        yield f'<text x="{x}" y="{y + 16 * number}" font-size="12"{weight}>{escape(text)}</text>'
+
+
+def _arrow(start: Box, end: Box) -> str:
+    """A straight arrow between the sides that face each other."""
+    (x1, y1), (x2, y2) = start.at, end.at
+    if start.column != end.column:
+        points = (x1 + WIDTH, y1 + HEIGHT // 2, x2, y2 + HEIGHT // 2)
+    elif y1 < y2:
+        points = (x1 + WIDTH // 2, y1 + HEIGHT, x2 + WIDTH // 2, y2)
+    else:
+        points = (x1 + WIDTH // 2, y1, x2 + WIDTH // 2, y2 + HEIGHT)
+    a, b, c, d = points
+    return f'<line x1="{a}" y1="{b}" x2="{c}" y2="{d}" stroke="#555" stroke-width="1.5" marker-end="url(#tip)"/>'
