@@ -55,13 +55,15 @@ def try_to_promote(house: House, model: ModelRecord) -> bool:
 
 
 def race(where: tuple, mine: list[ModelRecord], rounds: int, results) -> None:
-    house, won, refused = reopened(*where), 0, 0
+    house, won, refused, faults = reopened(*where), 0, 0, []
     for turn in range(rounds):
         try:
             won += try_to_promote(house, mine[turn % len(mine)])
         except Conflict:
             refused += 1
-    results.put((won, refused))
+        except Exception as error:
+            faults.append(f"{type(error).__name__}: {error}")
+    results.put((won, refused, faults))
 
 
 def context():
@@ -90,7 +92,8 @@ def test_fifty_concurrent_promotions(house):
     found = [results.get(timeout=280) for _ in started]
     for process in started:
         process.join()
-    won, refused = (sum(column) for column in zip(*found, strict=True))
+    assert [fault for *_, faults in found for fault in faults] == []
+    won, refused = sum(item[0] for item in found), sum(item[1] for item in found)
     entries = crownings(house)
     print(f"\n{workers * rounds} promotions from {workers} processes: {won} won, {refused} refused")
     assert won + refused == workers * rounds
