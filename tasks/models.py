@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from data.errors import UserError
@@ -160,12 +161,18 @@ def _holds(folder: Path, sha: str) -> bool:
 
 
 def _download(model_id: str, target: Path) -> None:
+    """Copy the stored files of a model to a new folder."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    target.mkdir(parents=True)
     try:
-        mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model_id}", dst_path=str(target))
+        # By location: an address `models:/...` is looked up in whatever store the process used last.
+        location = tracking.client().get_logged_model(model_id).artifact_location
+        with TemporaryDirectory(dir=target.parent, ignore_cleanup_errors=True) as place:
+            got = mlflow.artifacts.download_artifacts(
+                artifact_uri=location, dst_path=place, tracking_uri=settings().tracking_uri
+            )
+            Path(got).replace(target)
     except (MlflowException, OSError) as error:
         remedy = "Restore the artifact store, or delete the run and train again"
         raise UserError(f"the files of model {model_id} cannot be read: {error}", remedy) from error
