@@ -38,7 +38,7 @@ def new_bundle(config: ModelConfig, vae: AutoencoderKL, world: World, words: Seq
             vit_heads=config.vit_heads,
             vit_patch=config.vit_patch,
             image_size=world.image_size,
-            latent_channels=vae.config.latent_channels,
+            latent_channels=vae.config["latent_channels"],
         )
     )
     return Bundle(model, vae, tokenizer, special_ids(tokenizer))

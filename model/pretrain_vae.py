@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.loader import render_scenes
 from data.scenes import World
@@ -119,11 +119,23 @@ def whiten(vae: AutoencoderKL, images: Tensor) -> None:
     # Symmetric (ZCA) whitening; the floor keeps a dead channel from being blown up into noise.
     root = values.clamp(min=1e-6 * values.max()).sqrt()
     forward, backward = vectors @ torch.diag(1 / root) @ vectors.T, vectors @ torch.diag(root) @ vectors.T
-    z = mean.numel()
     last, first = vae.encoder.conv_out, vae.decoder.conv_in
-    weight = torch.einsum("ij,jchw->ichw", forward, last.weight[:z].double())
-    last.weight[:z] = weight.to(last.weight.dtype)
-    last.bias[:z] = (forward @ (last.bias[:z].double() - mean)).to(last.bias.dtype)
-    constant = torch.einsum("ojhw,j->o", first.weight.double(), mean)
-    first.bias += constant.to(first.bias.dtype)
-    first.weight.copy_(torch.einsum("ojhw,ji->oihw", first.weight.double(), backward).to(first.weight.dtype))
+    _fold_forward(last, forward, mean)
+    _fold_backward(first, backward, mean)
+
+
+def _fold_forward(conv: nn.Conv2d, matrix: Tensor, mean: Tensor) -> None:
+    """Let the first channels of a convolution's output be matrix @ (output - mean)."""
+    assert conv.bias is not None
+    z = mean.numel()
+    weight = torch.einsum("ij,jchw->ichw", matrix, conv.weight[:z].double())
+    conv.weight[:z] = weight.to(conv.weight.dtype)
+    conv.bias[:z] = (matrix @ (conv.bias[:z].double() - mean)).to(conv.bias.dtype)
+
+
+def _fold_backward(conv: nn.Conv2d, matrix: Tensor, mean: Tensor) -> None:
+    """Let a convolution read matrix @ input + mean."""
+    assert conv.bias is not None
+    constant = torch.einsum("ojhw,j->o", conv.weight.double(), mean)
+    conv.bias += constant.to(conv.bias.dtype)
+    conv.weight.copy_(torch.einsum("ojhw,ji->oihw", conv.weight.double(), matrix).to(conv.weight.dtype))

@@ -20,7 +20,8 @@ def test_every_target_picture_is_seen_at_every_drawn_time():
     tokens = 9 * CONFIG.noise_draws * 4
     assert truth.noisy.shape == (tokens, bundle.model.config.latent_dim)
     clean = truth.pictures.latents[truth.batch.noisy_target]
-    assert torch.allclose(truth.noisy, (1 - truth.timesteps)[:, None] * clean + truth.timesteps[:, None] * truth.noise)
+    times = truth.timesteps[:, None]
+    assert torch.allclose(truth.noisy, (1 - times) * clean + times * truth.noise, atol=1e-6)
     assert truth.timesteps.view(-1, 9).std(1).max() == 0, "one time for all tokens of a picture"
     assert truth.batch.noisy_turn.tolist() == [1, 1, 1, 1, 2, 2, 3, 3]
 

@@ -1,0 +1,59 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.phrases import vocabulary
+from data.scenes import TINY
+from model.config import ModelConfig, Optimisation, SupervisedConfig, VaeConfig
+from model.pretrain import train_base
+from model.pretrain_vae import train_vae, whiten
+from model.vae import new_vae
+
+VAE = VaeConfig(
+    channels=(8, 8, 8, 8),
+    scenes=64,
+    optimisation=Optimisation(steps=6, batch_size=4, learning_rate=2e-3, warmup=1, checkpoint_every=2),
+)
+
+
+def test_whitening_leaves_the_inside_of_pictures_as_they_were():
+    torch.manual_seed(0)
+    vae = new_vae((8, 8), 3, 1)
+    images = torch.randn(64, 3, 16, 16)
+    with torch.no_grad():
+        before = vae.encode(images).latent_dist.mean
+        first = torch.nn.functional.conv2d(before, vae.decoder.conv_in.weight, vae.decoder.conv_in.bias)
+        whiten(vae, images)
+        after = vae.encode(images).latent_dist.mean
+        again = torch.nn.functional.conv2d(after, vae.decoder.conv_in.weight, vae.decoder.conv_in.bias)
+    flat = after.permute(0, 2, 3, 1).flatten(0, 2)
+    assert flat.mean(0).abs().max() < 1e-3
+    assert torch.allclose(torch.cov(flat.T), torch.eye(3), atol=1e-2)
+    assert torch.allclose(first, again, atol=1e-3), "the decoder sees what it saw"
+
+
+def test_latent_space_and_base_are_made_once_and_resume(tmp_path):
+    seen = []
+    latents = train_vae(VAE, TINY, tmp_path / "vae", lambda step, metrics: seen.append(metrics))
+    assert seen and "vae/loss" in seen[0]
+    count = len(seen)
+    train_vae(VAE, TINY, latents, lambda step, metrics: seen.append(metrics))
+    assert len(seen) == count, "a finished one is not made again"
+    optimisation = Optimisation(steps=2, batch_size=3, warmup=1, checkpoint_every=1)
+    config = SupervisedConfig(noise_draws=1, optimisation=optimisation)
+    small = ModelConfig(width=32, layers=1, heads=2, kv_heads=1, mlp=32, vit_width=16, vit_layers=1, vit_heads=2)
+    folder = train_base(config, small, latents, TINY, tmp_path / "base", lambda step, metrics: seen.append(metrics))
+    assert (folder / "model.safetensors").is_file() and "base/flow_loss" in seen[-1]
+
+
+COMMITTED = Path(__file__).resolve().parents[2] / "model/checkpoints/tiny"
+
+
+@pytest.mark.skipif(not COMMITTED.exists(), reason="no committed base")
+def test_the_committed_base_speaks_the_language_of_its_world():
+    known = json.loads((COMMITTED / "tokenizer/tokenizer.json").read_text())["model"]["vocab"]
+    assert set(vocabulary(TINY)) <= set(known)
+    size = sum(path.stat().st_size for path in COMMITTED.rglob("*") if path.is_file())
+    assert size <= 15 * 2**20
