@@ -15,6 +15,7 @@ from data.errors import UserError
 from tasks import attestation
 from tasks.candidacy import assess
 from tasks.doctor import examine
+from tasks.failures import transient
 from tasks.ledger import CROWNING, Conflict
 from tasks.models import ModelRecord
 from tasks.promotion import Candidate, promote, rollback
@@ -46,12 +47,24 @@ def reopened(root: Path, experiment: str, commit: str) -> House:
     return House(root, open_test_books(root / ".edit-r2", MlflowClient(address, address)), experiment, commit)
 
 
+def patiently(act):
+    """Repeat an act while the database is busy, as the flows do; an act may be repeated at any point."""
+    for _ in range(20):
+        try:
+            return act()
+        except Exception as error:
+            if not transient(error):
+                raise
+            time.sleep(0.2)
+    return act()
+
+
 def try_to_promote(house: House, model: ModelRecord) -> bool:
-    decision = assess(house.books, LAX, model, standing(house, model, skilled(0.6)))
-    candidate = Candidate(
-        model.model_id, model.run_id, model.digest, attestation.statement_of(house.books, model.model_id)
-    )
-    return promote(house.books, candidate, decision, "race").promoted
+    books = house.books
+    decision = patiently(lambda: assess(books, LAX, model, standing(house, model, skilled(0.6))))
+    statement = patiently(lambda: attestation.statement_of(books, model.model_id))
+    candidate = Candidate(model.model_id, model.run_id, model.digest, statement)
+    return patiently(lambda: promote(books, candidate, decision, "race")).promoted
 
 
 def race(where: tuple, mine: list[ModelRecord], rounds: int, results) -> None:
