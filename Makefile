@@ -43,6 +43,7 @@ $(VENV)/ready: requirements.lock pyproject.toml
 
 # The lock holds versions only: no address and no path. A local build suffix of torch is dropped.
 lock:
+	grep -v '^torch==' requirements.lock > requirements.lock.new
 	$(BIN)/uv pip compile --quiet --no-header --no-annotate --extra dev \
 	  $$(pip config get global.find-links 2>/dev/null | sed 's/^/--find-links /') pyproject.toml -o requirements.lock.new
 	sed -E -i 's/^(torch==[0-9.]+)\+[a-z0-9]+/\1/' requirements.lock.new
