@@ -39,7 +39,7 @@ audits = typer.Typer(cls=Defaulting, help="Check a version back to its data, or 
 lineages = typer.Typer(cls=Defaulting, help="Show where a version comes from, or which versions used something.")
 
 
-def _open(model: str, debug: bool = False) -> tuple[Books, int | None]:
+def open_named(model: str, debug: bool = False) -> tuple[Books, int | None]:
     """The books of a registered model, and the version that `model` names (None: whatever the alias names)."""
     from data.errors import UserError
     from flows.session import hush
@@ -89,7 +89,7 @@ def lineage(
     from tasks.picture import draw
     from tasks.signing import write_atomically
 
-    books, version = _open(model, debug)
+    books, version = open_named(model, debug)
     found = pedigree(_view(books), version)
     if picture is not None:
         write_atomically(picture.resolve(), draw(found).encode())
@@ -102,7 +102,7 @@ def card(model: Model = "edit-r2@champion", as_json: Json = False, debug: Debug 
     from tasks.card import card as write
     from tasks.pedigree import pedigree
 
-    books, version = _open(model, debug)
+    books, version = open_named(model, debug)
     text = write(pedigree(_view(books), version))
     _say(as_json, {"card": text}, text)
 
@@ -117,7 +117,7 @@ def who_used(
     """List the versions that saw a dataset, a session, a picture, a model or a commit."""
     from tasks import pedigree
 
-    books, _ = _open(model, debug)
+    books, _ = open_named(model, debug)
     found = pedigree.who_used(_view(books), wanted)
     lines = [f"version {version}: {what}" for version, what in found] or ["no version"]
     _say(as_json, {"versions": [{"version": version, "what": what} for version, what in found]}, "\n".join(lines))
@@ -139,7 +139,7 @@ def audit(
     if folder is not None:
         report = walk(exported(folder, keys))
     else:
-        books, version = _open(model, debug)
+        books, version = open_named(model, debug)
         report = walk(_view(books), version)
         if replay and report.ok:
             from tasks.replay import replay as run_again
@@ -161,7 +161,7 @@ def export(
     """Write a version's whole chain to a folder that verifies with no server: `edit-r2 audit --folder FOLDER`."""
     from tasks.export import export as write
 
-    books, version = _open(model, debug)
+    books, version = open_named(model, debug)
     report = write(_view(books), folder.resolve(), version, weights)
     _say(as_json, report.as_json(), report.line)
 
@@ -170,7 +170,7 @@ def history(model: Model = "edit-r2", as_json: Json = False, debug: Debug = Fals
     """Show every entry of the ledger about a model: who, when, why."""
     from tasks.promotion import history as told
 
-    books, _ = _open(model, debug)
+    books, _ = open_named(model, debug)
     chain = told(books)
     entries = [signed.entry.model_dump() | {"signed_by": signed.signer, "hash": signed.hash} for signed in chain]
     _say(as_json, {"entries": entries}, "\n".join(_line(signed) for signed in chain) or "no entries")
@@ -195,7 +195,7 @@ def rollback(
     """Make the champion before the present one champion again, once its files are verified."""
     from tasks.promotion import rollback as restore
 
-    books, _ = _open(model, debug)
+    books, _ = open_named(model, debug)
     entry = restore(books, reason, leaving, to).entry
     _say(as_json, entry.model_dump(), f"version {entry.version} is {books.alias} again")
 
@@ -210,7 +210,7 @@ def recall(
     """Mark a version as recalled: every audit fails on it, and no rollback restores it."""
     from tasks.promotion import recall as mark
 
-    books, _ = _open(model, debug)
+    books, _ = open_named(model, debug)
     entry = mark(books, version, reason).entry
     _say(as_json, entry.model_dump(), f"version {version} is recalled")
 
@@ -229,7 +229,7 @@ def approve(
     from tasks.approval import sign_approval
     from tasks.signing import load_identity, write_atomically
 
-    books, _ = _open("edit-r2", debug)
+    books, _ = open_named("edit-r2", debug)
     kind: Any = "override" if override else "approve"
     signed = sign_approval(kind, decision, load_identity(books.keys, name), reason, timedelta(days=days))
     write_atomically(out, signed)
@@ -247,7 +247,7 @@ def doctor(
     from tasks.doctor_services import ask_services
     from tasks.settings import settings
 
-    books, _ = _open(model, debug)
+    books, _ = open_named(model, debug)
     complaints = examine(books, settings().root, repair) + ask_services(settings(), repair)
     found = [{**vars(complaint), "line": complaint.line} for complaint in complaints]
     _say(as_json, {"complaints": found}, "\n".join(complaint.line for complaint in complaints) or "all is well")
