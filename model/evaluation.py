@@ -38,11 +38,12 @@ def evaluate(
         return folder / "scores.json"
     bundle = load(model_folder)
     bundle.model.eval()
-    benchmark = SessionFolder(benchmark_folder, "test", targets=False)
+    benchmark = SessionFolder(benchmark_folder, "test", targets=config.true_history)
     count = min(len(benchmark), config.sessions or len(benchmark))
     work = folder.with_name(f"{folder.name}.work")
     (work / "strips").mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
+    untouched: list[Row] = []
     captions: dict[str, list[str]] = {}
     for first in range(0, count, config.batch_size):
         examples = [benchmark[i] for i in range(first, min(first + config.batch_size, count))]
@@ -50,9 +51,15 @@ def evaluate(
             rows.append(session_row(example, trajectory, scores))
             if len(captions) < config.strips:
                 captions[example.session.id] = _draw(work / "strips", rows[-1], trajectory)
+        if config.true_history:
+            untouched += true_history_rows(bundle, examples, config)
         report(first, {"progress": min(1.0, (first + config.batch_size) / count), **_means(rows)})
     (work / "strips.json").write_text(json.dumps(captions, indent=1))
-    (work / "scores.json").write_text(json.dumps(score_sheet(rows, config), indent=1))
+    sheet = score_sheet(rows, config)
+    if config.true_history:
+        sheet |= {"true_history": untouched}
+        sheet["summary"]["contamination_gap"] = contamination_gap(rows, untouched)
+    (work / "scores.json").write_text(json.dumps(sheet, indent=1))
     replace_folder(work, folder)
     return folder / "scores.json"
 
@@ -65,6 +72,38 @@ def run_sessions(
         trajectories = rollout(bundle, examples, config.sampling, seed=config.seed)
     scores = judge_many([e.session for e in examples], [np.stack(t.images) for t in trajectories])
     return zip(examples, trajectories, scores, strict=True)
+
+
+def true_history_rows(bundle: Bundle, examples: Sequence[Example], config: EvaluationConfig) -> list[Row]:
+    """Scores of every turn when all turns before it went as they should: nothing is inherited from a mistake.
+
+    Each sampled picture is judged in the session's own target pictures, which it replaces for its turn only.
+    """
+    with torch.no_grad():
+        trajectories = rollout(bundle, examples, config.sampling, seed=config.seed, true_history=True)
+    rows = []
+    for example, trajectory in zip(examples, trajectories, strict=True):
+        turns = []
+        for k in range(1, len(trajectory.images)):
+            images = example.images.copy()
+            images[k] = trajectory.images[k]
+            values = judge_many([example.session], [images])[0].turns[k - 1]
+            present = {name: values[name] for name in METRICS if isinstance(values[name], float)}
+            turns.append({"turn": k, "trace": trajectory.turns[k - 1].trace_text, **present})
+        rows.append({"id": example.session.id, "turns": turns})
+    return rows
+
+
+def contamination_gap(rows: Sequence[Row], untouched: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Per turn and metric, score of the free-running session minus score on the true history, over turns with both."""
+    pairs: dict[str, dict[str, list[float]]] = {}
+    for row, other in zip(rows, untouched, strict=True):
+        for free, true in zip(row["turns"], other["turns"], strict=True):
+            of_turn = pairs.setdefault(str(free["turn"]), {name: [] for name in METRICS})
+            for name in METRICS:
+                if name in free and name in true:
+                    of_turn[name].append(free[name] - true[name])
+    return {turn: {name: _mean(found) for name, found in of_turn.items()} for turn, of_turn in sorted(pairs.items())}
 
 
 def session_row(example: Example, trajectory: Trajectory, scores: SessionScores) -> Row:

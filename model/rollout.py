@@ -77,6 +77,7 @@ def rollout(
     group_size: int = 1,
     shared_noise: bool = True,
     exploration: Exploration | None = None,
+    true_history: bool = False,
 ) -> list[Trajectory]:
     """Run every session `group_size` times, all at once.
 
@@ -86,6 +87,7 @@ def rollout(
     Args:
         examples: sessions with at least their source picture, all of one size.
         exploration: None samples the deterministic flow.
+        true_history: go on from the target picture of each turn instead of the sampled one (needs the targets).
 
     Returns:
         Trajectories, those of one session in a row.
@@ -113,6 +115,8 @@ def rollout(
         if len(staying) < len(rows):
             context, rows, images = context.select(staying), [rows[i] for i in staying], images[staying]
         context.drop_branch()
+        if true_history:
+            images = np.stack([examples[trajectories[row].session].images[turn] for row in rows])
         pictures = bundle.encode(images)
         context.append_pictures(pictures)
         context.append_text(_instructions(bundle, examples, [trajectories[r].session for r in rows], turn))

@@ -117,6 +117,7 @@ def plots(found: Sheets) -> list[tuple[str, str]]:
         ("Instruction following by turn", "by_turn", "IF", "turn"),
         ("Global awareness by distance to the constraint", "by_distance", "GA", "turns since it was stated"),
         ("Instruction following by edit type", "by_type", "IF", ""),
+        ("What earlier mistakes cost: IF, free running minus true history", "contamination_gap", "IF", "turn"),
     )
     drawn = []
     for title, group, metric, label in wanted:
@@ -135,17 +136,18 @@ def _bars(found: Sheets, group: str, metric: str, keys: Sequence[str], label: st
 
     figure = Figure(figsize=(7.5, 3.0), layout="constrained")
     axes = figure.add_subplot()
-    width = 0.8 / len(found)
+    width, lowest = 0.8 / len(found), 0.0
     for index, (name, sheet) in enumerate(found.items()):
         found_means = [mean(sheet["summary"], group, key, metric) for key in keys]
         heights = [float("nan") if value is None else value for value in found_means]  # an absence is not a zero
+        lowest = min([lowest, *(value for value in found_means if value is not None)])
         places = [place + (index - (len(found) - 1) / 2) * width for place in range(len(keys))]
         axes.bar(places, heights, width, label=name, color=COLOURS.get(name))
     axes.set_xticks(range(len(keys)), [key.replace("_", " ") for key in keys])
     if max(map(len, keys)) > 4:
         for text in axes.get_xticklabels():
             text.set(rotation=20, ha="right", rotation_mode="anchor")
-    axes.set(ylim=(0, 1), xlabel=label, ylabel=metric)
+    axes.set(ylim=(lowest * 1.1, 1 if lowest == 0 else 0.2), xlabel=label, ylabel=metric)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

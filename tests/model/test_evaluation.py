@@ -7,7 +7,7 @@ from PIL import Image
 from data.build import BenchmarkConfig, build
 from model.bundle import load
 from model.config import EvaluationConfig, SamplingConfig
-from model.evaluation import evaluate, run_sessions, score_sheet, session_row
+from model.evaluation import contamination_gap, evaluate, run_sessions, score_sheet, session_row
 from model.strips import MARGIN, WIDTH, draw_strip
 from tests.model.toys import toy_bundle
 
@@ -37,11 +37,22 @@ def test_every_session_and_turn_is_on_the_sheet_with_its_denominators(model, ben
         assert cell["n"] == len(present) and len(present) + sum(name in t["absent"] for t in turns) == len(turns)
         assert cell["mean"] == pytest.approx(np.mean(present)) if present else cell["mean"] is None
     assert sum(cell["IF"]["n"] for cell in sheet["summary"]["by_turn"].values()) == sheet["summary"]["IF"]["n"]
+    gap = sheet["summary"]["contamination_gap"]
+    assert gap["1"]["IF"]["mean"] == 0.0, "nothing comes before the first turn"
+    assert set(gap) == set(sheet["summary"]["by_turn"])
     captions = json.loads((path.parent / "strips.json").read_text())
     assert len(captions) == 2
     for name, texts in captions.items():
         with Image.open(path.parent / "strips" / f"{name}.png") as strip:
             assert strip.width == (WIDTH + MARGIN) * len(texts) + MARGIN
+
+
+def test_the_contamination_gap_is_free_running_minus_true_history():
+    free = [{"turns": [{"turn": 1, "IF": 1.0}, {"turn": 2, "IF": 0.0, "CC": 0.5}]}, {"turns": [{"turn": 1, "IF": 0.0}]}]
+    true = [{"turns": [{"turn": 1, "IF": 1.0}, {"turn": 2, "IF": 1.0}]}, {"turns": [{"turn": 1, "IF": 0.0}]}]
+    gap = contamination_gap(free, true)
+    assert gap["1"]["IF"] == {"mean": 0.0, "n": 2} and gap["2"]["IF"] == {"mean": -1.0, "n": 1}
+    assert gap["2"]["CC"] == {"mean": None, "n": 0}, "an absence on either side is no zero"
 
 
 def test_a_session_scores_the_same_again(model, benchmark):
