@@ -121,7 +121,7 @@ def _show(found: Any, folder: Path) -> None:
 
 @data.command("build")
 def build(profile: Profile = "tiny", as_json: Json = False, debug: Debug = False) -> None:
-    """Build the sessions and the benchmark of a profile with DVC, without checks, push or tracking."""
+    """Build the sessions and the benchmark of a profile with DVC, and print their data cards; no checks, push or tracking."""
     prepare(debug)
     from tasks import datasets, parameters
 
@@ -131,5 +131,9 @@ def build(profile: Profile = "tiny", as_json: Json = False, debug: Debug = False
     if as_json:
         answer({"datasets": [dataset.as_json() for dataset in made]})
         return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
     for dataset in made:
+        Console().print(Markdown((dataset.folder / "card.md").read_text(encoding="utf-8")))
         typer.echo(f"{dataset.title}: {dataset.rows} sessions, {dataset.digest}, {dataset.folder}")
