@@ -121,7 +121,7 @@ def _show(found: Any, folder: Path) -> None:
 
 @data.command("build")
 def build(profile: Profile = "tiny", as_json: Json = False, debug: Debug = False) -> None:
-    """Build the sessions and the benchmark of a profile with DVC, and print their data cards; no checks, push or tracking."""
+    """Build the data of a profile with DVC and print its data cards; no checks, push or tracking."""
     prepare(debug)
     from tasks import datasets, parameters
 
