@@ -81,16 +81,18 @@ def true_history_rows(bundle: Bundle, examples: Sequence[Example], config: Evalu
     """
     with torch.no_grad():
         trajectories = rollout(bundle, examples, config.sampling, seed=config.seed, true_history=True)
-    rows = []
-    for example, trajectory in zip(examples, trajectories, strict=True):
-        turns = []
-        for k in range(1, len(trajectory.images)):
-            images = example.images.copy()
-            images[k] = trajectory.images[k]
-            values = judge_many([example.session], [images])[0].turns[k - 1]
-            present = {name: values[name] for name in METRICS if isinstance(values[name], float)}
-            turns.append({"turn": k, "trace": trajectory.turns[k - 1].trace_text, **present})
-        rows.append({"id": example.session.id, "turns": turns})
+    cases = [(row, k) for row, trajectory in enumerate(trajectories) for k in range(1, len(trajectory.images))]
+    pictures = []
+    for row, k in cases:
+        images = examples[row].images.copy()
+        images[k] = trajectories[row].images[k]
+        pictures.append(images)
+    rows: list[Row] = [{"id": example.session.id, "turns": []} for example in examples]
+    scores = judge_many([examples[row].session for row, _ in cases], pictures)
+    for (row, k), score in zip(cases, scores, strict=True):
+        values = score.turns[k - 1]
+        present = {name: values[name] for name in METRICS if isinstance(values[name], float)}
+        rows[row]["turns"].append({"turn": k, "trace": trajectories[row].turns[k - 1].trace_text, **present})
     return rows
 
 
