@@ -48,14 +48,19 @@ OBJECTS = {"tiny": (2, 5), "small": (3, 8)}
 
 @dataclass(frozen=True)
 class SessionsConfig:
-    """Training and validation sessions of a profile (the section `sessions`)."""
+    """Sessions of a profile (the section `sessions`): what SFT and RL learn from, and what both are watched on.
+
+    `train` has ground truth; `practice` has source pictures and instructions only: no target picture, no intent.
+    """
 
     world: str = "tiny"  # which rendered world: tiny or small
     seed: int = 1
     train: int = 1500  # sessions per split
+    practice: int = 0  # 0: RL practises on the training sessions
     validation: int = 64
     test: int = 0
     turns: tuple[int, int] = (2, 4)  # fewest and most turns of a session
+    practice_turns: tuple[int, int] = (2, 5)  # of a practice session; validation spans both
     objects: tuple[int, int] | None = None  # fewest and most objects of a source scene; None: the world's usual
     cm_share: float = 0.5  # share of sessions with standing rules; the others refer back
     families: tuple[str, ...] = ()  # rules that may be stated; empty: all that the split may show
@@ -105,15 +110,25 @@ def _fill(config: SessionsConfig, folder: Path, name: str) -> None:
 def recipe(config: SessionsConfig, split: str) -> Recipe:
     """What a split of this configuration may contain; UserError when the values cannot work."""
     world = world_named(config.world)
-    least, most = config.turns
+    turns = _turns(config, split)
     objects = config.objects or OBJECTS[world.name]
-    if not 1 <= least <= most <= 8 or not 1 <= objects[0] <= objects[1] <= world.cells - 2:
-        raise UserError(f"turns {config.turns} or objects {objects} are out of range", "Correct them in params.yaml")
+    if not 1 <= turns[0] <= turns[1] <= 8 or not 1 <= objects[0] <= objects[1] <= world.cells - 2:
+        raise UserError(f"turns {turns} or objects {objects} are out of range", "Correct them in params.yaml")
     unknown = {*config.families} - {*FAMILIES} | {*config.references} - {*KINDS}
     if unknown or not 0 <= config.cm_share <= 1:
         names = ", ".join(sorted(unknown)) or f"cm_share {config.cm_share}"
         raise UserError(f"{names}: no such rule or reference, or no share", f"Known: {', '.join((*FAMILIES, *KINDS))}")
-    return Recipe(world, split, config.seed, config.turns, objects, config.cm_share, config.families, config.references)
+    return Recipe(world, split, config.seed, turns, objects, config.cm_share, config.families, config.references)
+
+
+def _turns(config: SessionsConfig, split: str) -> tuple[int, int]:
+    """Fewest and most turns of a split's sessions; validation watches SFT and RL, so it has the lengths of both."""
+    if split == "practice":
+        return config.practice_turns
+    if split == "validation" and config.practice:
+        both = (config.turns, config.practice_turns)
+        return min(least for least, _ in both), max(most for _, most in both)
+    return config.turns
 
 
 def _write_split(plan: Recipe, count: int, folder: Path, card: Card) -> None:
@@ -124,7 +139,7 @@ def _write_split(plan: Recipe, count: int, folder: Path, card: Card) -> None:
             for session in block:
                 images = [next(pictures) for _ in range(len(session.turns) + 1)]
                 lines.write(json.dumps(session.to_row(), ensure_ascii=False, separators=(",", ":")) + "\n")
-                for turn, image in enumerate(images):
+                for turn, image in enumerate(images[:1] if plan.split == "practice" else images):
                     shards.add(session.picture(turn), encode_png(image))
                 card.add(session, images)
 

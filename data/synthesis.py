@@ -17,10 +17,17 @@ from data.scenes import Scene, World
 from data.schema import EditType, Need, SceneBlock, Session, Track, Turn
 from data.writer import Written, write_cm_turn, write_cu_turn, write_plain_turn
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "practice", "validation", "test")
 ATTEMPTS = 200
-_BUCKETS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
-"""Of ten buckets of source scenes (by checksum), those that a split may start from: no source is in two splits."""
+_BUCKETS = {
+    "single": range(8),
+    "train": range(5),
+    "practice": range(5, 8),
+    "validation": range(8, 9),
+    "test": range(9, 10),
+}
+"""Of ten buckets of source scenes (by checksum), those that a split may start from: no source is in two splits.
+Single turns of pre-training may start where training and practice do."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ def session(recipe: Recipe, index: int) -> Session:
 
 def single_turns(world: World, seed: int) -> Iterator[Session]:
     """Sessions of one turn without rules or references, edit types in turn, without end; nothing held out is shown."""
-    recipe = Recipe(world, "train", seed, (1, 1), (1, world.cells - 3))
+    recipe = Recipe(world, "single", seed, (1, 1), (1, world.cells - 3))
     for index, edit_type in enumerate(itertools.cycle(EditType)):
         rng = random.Random(f"{world.name}/single/{seed}/{index}")
         line = None
@@ -171,7 +178,7 @@ def _session(recipe: Recipe, index: int, track: Track | None, history: History, 
     return Session.model_construct(
         id=name,
         image=f"images/{recipe.split}/{index:06d}/0.png",
-        turns=_turns(recipe.world, history, lines),
+        turns=_turns(recipe.world, history, lines, shows_intent=recipe.split != "practice"),
         track=track,
         split=recipe.split,
         scene=block,
@@ -182,7 +189,7 @@ def _shown(history: History) -> set[tuple[str, str]]:
     return {(thing.kind, thing.colour) for scene in history.scenes for thing in scene.cells if thing is not None}
 
 
-def _turns(world: World, history: History, lines: list[Written]) -> tuple[Turn, ...]:
+def _turns(world: World, history: History, lines: list[Written], *, shows_intent: bool) -> tuple[Turn, ...]:
     """Turns with the published annotations, which speak of the session so far."""
     turns = []
     everything = list(_nouns(world, history.scenes[0], range(world.cells)))
@@ -202,7 +209,7 @@ def _turns(world: World, history: History, lines: list[Written]) -> tuple[Turn, 
                 unchanged_objects=_nouns(world, scene, [cell for cell in range(world.cells) if cell not in touched]),
                 available_objects=available,
                 all_objects=tuple(everything),
-                intent=line.intent,
+                intent=line.intent if shows_intent else None,
                 needs=line.needs,
             )
         )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from data.errors import UserError
+from data.synthesis import SPLITS
 from tasks.datasets import Dataset
 from tasks.facts import Facts, collect
 
@@ -138,7 +139,7 @@ def _session_rules() -> list[tuple[str, Any]]:
     import great_expectations.expectations as gxe
 
     turns = gxe.ExpectColumnValuesToBeBetween(column="turns", min_value=2, max_value=8, severity=_severity("warning"))
-    splits = gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "validation", "test"])
+    splits = gxe.ExpectColumnValuesToBeInSet(column="split", value_set=list(SPLITS))
     return [
         ("there are sessions", gxe.ExpectTableRowCountToBeBetween(min_value=1)),
         ("every row is a session with lists as long as its turns", _null("not_readable")),
@@ -147,6 +148,7 @@ def _session_rules() -> list[tuple[str, Any]]:
         ("ids are unique", gxe.ExpectColumnValuesToBeUnique(column="id")),
         ("image paths are relative and stay inside", _null("unsafe_path")),
         ("every session has all its pictures", _null("missing_pictures")),
+        ("practice shows no target picture", _null("shown_targets")),
         ("objects to keep are listed, or nothing else is there", _null("nothing_to_keep")),
         ("no source occurs in another split", _null("seen_elsewhere")),
         ("no source looks like one of another split", _null("looks_like", "warning")),

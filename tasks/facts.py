@@ -36,6 +36,7 @@ SESSION_COLUMNS: Final = {
     "bad_slots": "object",
     "unsafe_path": "object",
     "missing_pictures": "object",
+    "shown_targets": "object",
     "nothing_to_keep": "object",
     "seen_elsewhere": "object",
     "looks_like": "object",
@@ -51,6 +52,8 @@ PICTURE_COLUMNS: Final = {
 }
 SHARE_COLUMNS: Final = {"where": "object", "count": "int64", "share": "float64", "low": "float64", "high": "float64"}
 
+PRACTICE: Final = "practice"
+"""The split without ground truth."""
 TYPE_BOUNDS: Final = (0.02, 0.35)
 """Share of one edit type among the turns of a split."""
 TRACK_BOUNDS: Final = (0.2, 0.8)
@@ -133,12 +136,25 @@ def _split(folder: Path, path: Path, sources: Sources) -> tuple[list[dict[str, A
     for facts, names in needed:
         missing = [name for name in names if name not in there]
         facts["missing_pictures"] = f"no shard holds {', '.join(missing[:3])}" if missing else None
+    if path.stem == PRACTICE:
+        _note_targets(sessions, by_image, pictures)
     return sessions, pictures, _shares(path.name, sessions, types)
 
 
 def _shown(session: Session) -> list[str]:
     """The pictures that must be there. Photographs have none after a turn: what they should show is not known."""
-    return [session.picture(turn) for turn in (range(len(session.turns) + 1) if session.scene else range(1))]
+    whole = session.scene and session.split != PRACTICE
+    return [session.picture(turn) for turn in (range(len(session.turns) + 1) if whole else range(1))]
+
+
+def _note_targets(
+    sessions: list[dict[str, Any]], by_image: dict[str, dict[str, Any]], pictures: list[dict[str, Any]]
+) -> None:
+    """Practice must not show what it asks for: every picture besides the sources is noted at its session."""
+    owners = {str(PurePosixPath(image).parent): facts for image, facts in by_image.items()}
+    for path in (facts["path"] for facts in pictures if facts["path"] not in by_image):
+        owner = owners.get(str(PurePosixPath(path).parent), sessions[0])
+        owner["shown_targets"] = f"a shard holds {path}"
 
 
 def _note_pictures(

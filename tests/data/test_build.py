@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from data.build import BenchmarkConfig, SessionsConfig, build, main
@@ -51,10 +52,6 @@ def test_card_counts_everything(folder):
     assert train["sessions"] == 70 and train["turn_count"] == turns == sum(train["edit type"].values())
     assert sum(train["distance"].values()) == turns and (folder / "grid.png").stat().st_size > 1000
     assert "| count_change |" in (folder / "card.md").read_text()
-
-
-def full_disk(path, value):
-    raise OSError(28, "No space left")
 
 
 def test_a_failed_build_leaves_the_old_folder(tmp_path, monkeypatch):
@@ -118,6 +115,23 @@ def test_values_that_cannot_work_are_named(change, tmp_path):
     with pytest.raises(UserError):
         build(replace(CONFIG, **change), tmp_path / "set", "sessions/tiny")
     assert not list(tmp_path.iterdir())
+
+
+def test_practice_shows_no_ground_truth_and_shares_no_source(tmp_path):
+    config = replace(CONFIG, train=40, practice=40, validation=20, turns=(2, 2), practice_turns=(3, 5))
+    folder = build(config, tmp_path / "set", "sessions/tiny")
+    paths = pq.read_table(folder / "images-practice-00000.parquet")["path"].to_pylist()
+    assert paths == [f"images/practice/{index:06d}/0.png" for index in range(40)]
+    sessions = {split: list(SessionFolder(folder, split).sessions()) for split in ("train", "practice", "validation")}
+    assert all(turn.intent is None for one in sessions["practice"] for turn in one.turns)
+    assert all(turn.intent for one in sessions["train"] for turn in one.turns)
+    assert all(len(one.scene.checks) == len(one.turns) for one in sessions["practice"]), "what the judge needs"
+    lengths = {split: {len(one.turns) for one in found} for split, found in sessions.items()}
+    assert lengths == {"train": {2}, "practice": {3, 4, 5}, "validation": {2, 3, 4, 5}}
+    sources = [one.scene.source for found in sessions.values() for one in found]
+    assert len(set(sources)) == len(sources)
+    card = json.loads((folder / "card.json").read_text())
+    assert card["splits"]["practice"]["sessions"] == 40 and "## practice" in (folder / "card.md").read_text()
 
 
 @pytest.mark.parametrize("turns", [(1, 1), (8, 8)])

@@ -87,7 +87,7 @@ def test_a_sound_build_passes(tmp_path):
     assert report.success and not report.warnings, report.warnings
     report.raise_for_failure()
     assert {finding.table for finding in report.findings} == {"sessions", "pictures", "shares"}
-    assert len(report.findings) == 20
+    assert len(report.findings) == 21
     content = json.loads(report.as_json())
     assert content["success"] and content["findings"][0]["checked"] >= 0
 
@@ -117,6 +117,17 @@ def test_a_defective_row_is_named(tmp_path, edit, rule, where):
     found = failed(build(tmp_path, edit=edit))
     assert rule in found
     assert any(entry.startswith(where) for entry in found[rule]), found
+
+
+def test_practice_that_shows_a_target_is_named(tmp_path):
+    dataset = build(tmp_path)
+    rows = [row("practice", number) for number in range(6)]
+    sources = {entry["image"]: png(hash_of(entry["image"])) for entry in rows}
+    write_split(dataset.folder, "practice", rows, sources)
+    assert not failed(dataset)
+    write_split(dataset.folder, "practice", rows, {**sources, "images/practice/000002/1.png": png(5)})
+    (named,) = failed(dataset)["practice shows no target picture"]
+    assert named == "practice.jsonl line 3: a shard holds images/practice/000002/1.png"
 
 
 def test_defective_pictures_are_named(tmp_path):
