@@ -13,7 +13,8 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,22 @@ def replace_folder(temporary: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _groups(
+    parameters: Mapping[str, nn.Parameter], weight_decay: float, rates: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Parameter groups by weight decay (matrices only) and factor of the learning rate."""
+    if idle := [pattern for pattern in rates if not any(fnmatchcase(name, pattern) for name in parameters)]:
+        raise ValueError(f"No parameter that learns is called {idle[0]}")
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        factor = next((value for pattern, value in rates.items() if fnmatchcase(name, pattern)), 1.0)
+        groups.setdefault((parameter.ndim > 1, factor), []).append(parameter)
+    return [
+        {"params": members, "weight_decay": weight_decay if matrix else 0.0, "factor": factor}
+        for (matrix, factor), members in groups.items()
+    ]
+
+
 class Trainer:
     """AdamW, learning-rate schedule, weight average and checkpoints of one module.
 
@@ -76,17 +93,16 @@ class Trainer:
         module: what learns; parameters that do not require a gradient are left alone and not saved.
         optimisation: its parameters.
         folder: where checkpoints go.
+        rates: pattern of parameter names (`vit_model.*`, `*_moe_gen*`) -> factor of the learning rate; the first
+            pattern that fits counts, 1 without one. ValueError for a pattern that fits none.
     """
 
-    def __init__(self, module: nn.Module, optimisation: Optimisation, folder: Path) -> None:
+    def __init__(
+        self, module: nn.Module, optimisation: Optimisation, folder: Path, rates: Mapping[str, float] | None = None
+    ) -> None:
         self.module, self.optimisation, self.folder = module, optimisation, folder
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        decayed = [p for p in self.parameters.values() if p.ndim > 1]
-        plain = [p for p in self.parameters.values() if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": optimisation.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
+        groups = _groups(self.parameters, optimisation.weight_decay, rates or {})
         self.optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate, betas=(0.9, 0.99), foreach=True)
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if optimisation.ema_decay else {}
         self.step = 0
@@ -124,7 +140,7 @@ class Trainer:
             )
         rate = self.learning_rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self.optimizer.step()
         self._follow()
         return {"loss": total, "gradient_norm": norm.item(), "learning_rate": rate}

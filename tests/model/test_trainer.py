@@ -75,3 +75,25 @@ def test_the_learning_rate_warms_up_and_decays(tmp_path):
     for trainer.step in (0, 9, 10, 55, 100):
         rates.append(trainer.learning_rate())
     assert rates == pytest.approx([0.1, 1.0, 1.0, 0.55, 0.1])
+
+
+def test_parameters_learn_at_the_rate_of_the_first_pattern_that_fits(tmp_path):
+    module = nn.ModuleDict({name: nn.Linear(1, 1) for name in ("image", "text", "still")})
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    plain = Optimisation(steps=1, learning_rate=0.01, warmup=0, weight_decay=0.0, ema_decay=0.0)
+    trainer = Trainer(module, plain, tmp_path, rates={"still.*": 0.0, "image.bias": 2.0, "*.bias": 0.5})
+    trainer.update(sum(p.sum() for p in module.parameters()))
+    moved = {name: (before[name] - p).item() for name, p in module.named_parameters()}
+    assert moved == pytest.approx(
+        {
+            "image.weight": 0.01,
+            "image.bias": 0.02,
+            "text.weight": 0.01,
+            "text.bias": 0.005,
+            "still.weight": 0.0,
+            "still.bias": 0.0,
+        },
+        abs=1e-6,
+    )
+    with pytest.raises(ValueError, match="nobody"):
+        Trainer(module, plain, tmp_path, rates={"nobody.*": 2.0})
