@@ -2,7 +2,8 @@
 
 All trajectories run as one batch on one key/value cache; those whose session is over leave it. What replay needs is
 kept: the ids of the traces with their log-probabilities, and the states of the stochastic steps. The history holds
-uint8 pictures, re-encoded, exactly as replay will see them.
+uint8 pictures, re-encoded, exactly as replay will see them. `walk` is the loop, `rollout` runs it on built sessions,
+`model.pipeline` on a user's picture.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from model.bundle import Bundle
 from model.config import SamplingConfig
 from model.context import Context
 from model.guidance import Guidance
-from model.packing import Pictures
+from model.images import Pixels
+from model.pictures import Grid, Pictures
 from model.tokenizer import decode_texts, encode_texts
 from model.trainer import generator
 
@@ -34,6 +36,10 @@ class Exploration:
     noise_level: float
     start: int
     size: int
+
+    def covers(self, step: int) -> bool:
+        """Whether a step of the grid is stochastic."""
+        return self.start <= step < self.start + self.size
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,19 @@ class Trajectory:
     """One sampled session."""
 
     session: int  # row of the examples it came from
-    images: list[np.ndarray]  # T + 1 pictures (H, W, 3) uint8, source first
+    images: list[Pixels]  # T + 1 pictures (H, W, 3), source first
     history: list[Pictures]  # the first T of them, encoded
     turns: list[TurnSample]
+
+
+@dataclass(frozen=True)
+class Script:
+    """What a session gives to a walk. `name` decides its random numbers; images[0] is the source, the picture after
+    turn t is images[t] and only asked for where the walk goes on from true pictures."""
+
+    name: str
+    images: Sequence[Pixels]
+    instructions: Sequence[str]
 
 
 def rollout(
@@ -79,112 +95,138 @@ def rollout(
     exploration: Exploration | None = None,
     true_history: bool = False,
 ) -> list[Trajectory]:
-    """Run every session `group_size` times, all at once.
-
-    The initial noise of a turn depends on seed, step, session id and turn (and on the trajectory, unless
-    `shared_noise`), never on the batch: a session evaluated alone gives what it gives in company.
+    """Run every session `group_size` times, all at once; see `walk`.
 
     Args:
         examples: sessions with at least their source picture, all of one size.
         exploration: None samples the deterministic flow.
         true_history: go on from the target picture of each turn instead of the sampled one (needs the targets).
-
-    Returns:
-        Trajectories, those of one session in a row.
     """
-    sampler = _Sampler(bundle, config, seed, step, exploration)
-    trajectories = [Trajectory(i, [e.images[0]], [], []) for i, e in enumerate(examples) for _ in range(group_size)]
-    sources = bundle.encode(np.stack([example.images[0] for example in examples]))
-    context = Context(bundle.model, bundle.special, len(examples), guided=config.text_guidance > 1)
-    context.append_pictures(sources)
-    context.append_text(_instructions(bundle, examples, range(len(examples)), 0))
-    context = context.repeat_interleave(group_size)
-    pictures = sources.select([t.session for t in trajectories])
-    rows, turn = list(range(len(trajectories))), 0
+    scripts = [Script(e.session.id, list(e.images), [t.instruction for t in e.session.turns]) for e in examples]
+    sampler = Sampler(bundle, config, seed, step, exploration, shared_noise=shared_noise)
+    return walk(sampler, scripts, group_size, true_history)
+
+
+def walk(
+    sampler: Sampler, scripts: Sequence[Script], group_size: int = 1, true_history: bool = False
+) -> list[Trajectory]:
+    """Run every script `group_size` times, all at once; trajectories of one script lie in a row.
+
+    Random numbers depend on the sampler's seed and step, the script's name, the member's number in its group and the
+    turn, never on the batch: a session that runs alone gives what it gives in company.
+    """
+    bundle, listed = sampler.bundle, [i for i in range(len(scripts)) for _ in range(group_size)]
+    trajectories = [Trajectory(i, [scripts[i].images[0]], [], []) for i in listed]
+    images = np.stack([script.images[0] for script in scripts])
+    context = Context(bundle.model, bundle.special, len(scripts), guided=sampler.guidance.uses_image)
+    pictures = _open_turn(bundle, context, images, scripts, 0)
+    context, pictures = context.repeat_interleave(group_size), pictures.select(listed)
+    rows, turn = list(range(len(listed))), 0
     while True:
-        keys = [_noise_key(examples[trajectories[r].session], None if shared_noise else r, turn) for r in rows]
-        samples, images = sampler.turn(context, keys, turn, sources.latent_grids[0])
+        names = [(scripts[listed[row]].name, row % group_size) for row in rows]
+        samples, images = sampler.turn(context, names, turn, pictures.latent_grids[0])
         for i, row in enumerate(rows):
             trajectories[row].turns.append(samples[i])
             trajectories[row].images.append(images[i])
             trajectories[row].history.append(pictures.select([i]))
         turn += 1
-        staying = [i for i, r in enumerate(rows) if len(examples[trajectories[r].session].session.turns) > turn]
+        staying = [i for i, row in enumerate(rows) if len(scripts[listed[row]].instructions) > turn]
         if not staying:
             return trajectories
         if len(staying) < len(rows):
             context, rows, images = context.select(staying), [rows[i] for i in staying], images[staying]
-        context.drop_branch()
         if true_history:
-            images = np.stack([examples[trajectories[row].session].images[turn] for row in rows])
-        pictures = bundle.encode(images)
-        context.append_pictures(pictures)
-        context.append_text(_instructions(bundle, examples, [trajectories[r].session for r in rows], turn))
+            images = np.stack([scripts[listed[row]].images[turn] for row in rows])
+        pictures = _open_turn(bundle, context, images, [scripts[listed[row]] for row in rows], turn)
 
 
-def _instructions(bundle: Bundle, examples: Sequence[Example], sessions: Sequence[int], turn: int) -> list[list[int]]:
-    return encode_texts(bundle.tokenizer, [examples[s].session.turns[turn].instruction for s in sessions])
+def _open_turn(bundle: Bundle, context: Context, images: Pixels, scripts: Sequence[Script], turn: int) -> Pictures:
+    """Append picture and instruction of a turn, one of each per row."""
+    pictures = bundle.encode(images)
+    context.append_pictures(pictures)
+    context.append_text(encode_texts(bundle.tokenizer, [script.instructions[turn] for script in scripts]))
+    return pictures
 
 
-def _noise_key(example: Example, row: int | None, turn: int) -> str:
-    return f"noise/{example.session.id}/{turn}" + ("" if row is None else f"/{row}")
+Members = Sequence[tuple[str, int]]  # name of the script and number in the group, per row
 
 
-class _Sampler:
-    """Samples one turn of a batch of trajectories."""
+class Sampler:
+    """Samples one turn of a batch of trajectories.
+
+    Args:
+        shared_noise: the members of a group start a turn's picture from one noise.
+        guidance: replaces the scales of `config`.
+        allowed: (V,) bool, ids that a trace may hold; None allows all.
+    """
 
     def __init__(
-        self, bundle: Bundle, config: SamplingConfig, seed: int, step: int, exploration: Exploration | None
+        self,
+        bundle: Bundle,
+        config: SamplingConfig,
+        seed: int,
+        step: int = 0,
+        exploration: Exploration | None = None,
+        *,
+        shared_noise: bool = True,
+        guidance: Guidance | None = None,
+        allowed: Tensor | None = None,
     ) -> None:
         self.bundle, self.config, self.seed, self.step, self.exploration = bundle, config, seed, step, exploration
-        self.guidance = Guidance(text=config.text_guidance, image=config.image_guidance)
-        self.grid = samplers.schedule(config.points, config.shift)
+        self.shared_noise, self.allowed = shared_noise, allowed
+        self.guidance = guidance or Guidance(text=config.text_guidance, image=config.image_guidance)
+        self.grid = samplers.schedule(config.points, config.shift).to(bundle.model.device)
 
-    def turn(
-        self, context: Context, keys: list[str], turn: int, grid: tuple[int, int]
-    ) -> tuple[list[TurnSample], np.ndarray]:
+    def turn(self, context: Context, members: Members, turn: int, grid: Grid) -> tuple[list[TurnSample], Pixels]:
         """Write the traces into the context as branches, then sample the pictures (B, H, W, 3)."""
-        texts = self._traces(context, len(keys), turn)
-        latents, windows = self._pictures(context, keys, turn, grid)
+        texts = self._traces(context, members, turn)
+        latents, windows = self._pictures(context, members, turn, grid)
         images = self.bundle.decode(latents, grid)
         return [TurnSample(*text, window) for text, window in zip(texts, windows, strict=True)], images
 
-    def _traces(self, context: Context, rows: int, turn: int) -> list[tuple[list[int], str, Tensor, bool]]:
+    def _random(self, purpose: str, members: Members, turn: int) -> list[torch.Generator]:
+        return [generator(self.seed, self.step, f"{purpose}/{name}/{turn}/{number}") for name, number in members]
+
+    def _traces(self, context: Context, members: Members, turn: int) -> list[tuple[list[int], str, Tensor, bool]]:
         if not self.config.write_trace:
-            return [([], "", torch.zeros(0), False)] * rows
-        random = generator(self.seed, self.step, f"trace/{turn}")
-        sample = context.generate_text(self.config.max_trace, self.config.temperature, random)
+            return [([], "", torch.zeros(0), False)] * len(members)
+        random = self._random("trace", members, turn)
+        sample = context.generate_text(self.config.max_trace, self.config.temperature, random, allowed=self.allowed)
         ids = sample.texts()
         words = decode_texts(self.bundle.tokenizer, ids)
-        lengths, finished = sample.lengths.tolist(), sample.finished.tolist()
-        return [(ids[i], words[i], sample.logprobs[i, : lengths[i]].clone(), not finished[i]) for i in range(rows)]
+        lengths, cut, logprobs = sample.lengths.tolist(), (~sample.finished).tolist(), sample.logprobs
+        return [(ids[i], words[i], logprobs[i, : lengths[i]].clone(), cut[i]) for i in range(len(members))]
+
+    def _noise(self, purpose: str, members: Members, turn: int, shape: tuple[int, ...]) -> Tensor:
+        """(B, *shape) normal numbers; rows with the same name and number get the same ones."""
+        drawn = [torch.randn(shape, generator=random) for random in self._random(purpose, members, turn)]
+        return torch.stack(drawn).to(self.bundle.model.device)
 
     def _pictures(
-        self, context: Context, keys: list[str], turn: int, grid: tuple[int, int]
+        self, context: Context, members: Members, turn: int, grid: Grid
     ) -> tuple[Tensor, list[Window | None]]:
         shape = (grid[0] * grid[1], self.bundle.model.config.latent_dim)
-        x = torch.stack([torch.randn(shape, generator=generator(self.seed, self.step, key)) for key in keys])
-        random = generator(self.seed, self.step, f"exploration/{turn}")
+        group = [(name, 0) for name, _ in members]
+        x, noise = self._noise("noise", group if self.shared_noise else members, turn, shape), None
+        if self.exploration is not None:
+            noise = self._noise("exploration", members, turn, (self.exploration.size, *shape))
         states, steps = [], []
         for i in range(len(self.grid) - 1):
-            t = self.grid[i].expand(len(keys))
-            v = context.velocity(x, t, grid, self.guidance)
-            explores = self.exploration is not None and 0 <= i - self.exploration.start < self.exploration.size
-            result = self._step(x, v, i, torch.randn(x.shape, generator=random) if explores else None)
-            if explores:
+            taken = self._step(x, context.velocity(x, self.grid[i], grid, self.guidance), i, noise)
+            if self.exploration is not None and self.exploration.covers(i):
                 states.append(x)
-                steps.append(result)
-            x = result.next
+                steps.append(taken)
+            x = taken.next
         if not steps:
-            return x, [None] * len(keys)
+            return x, [None] * len(members)
         lists = (states, [s.next for s in steps], [s.mean for s in steps], [s.logprob for s in steps])
         parts = [torch.stack(values, 1) for values in lists]
-        return x, [Window(*(part[row] for part in parts)) for row in range(len(keys))]
+        return x, [Window(*(part[row] for part in parts)) for row in range(len(members))]
 
     def _step(self, x: Tensor, v: Tensor, i: int, noise: Tensor | None) -> samplers.Step:
-        t, t_next = self.grid[i], self.grid[i + 1]
-        if noise is None or self.exploration is None:
+        """Step i of the grid; noise (B, W, N, C) of the exploration's steps."""
+        t, t_next, explored = self.grid[i], self.grid[i + 1], self.exploration
+        if noise is None or explored is None or not explored.covers(i):
             return samplers.step(x, v, t, t_next, kind="ode")
-        return samplers.step(
-            x, v, t, t_next, kind=self.exploration.kind, noise_level=self.exploration.noise_level, noise=noise
-        )
+        drawn = noise[:, i - explored.start]
+        return samplers.step(x, v, t, t_next, kind=explored.kind, noise_level=explored.noise_level, noise=drawn)

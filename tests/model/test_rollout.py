@@ -62,14 +62,16 @@ def test_a_group_shares_its_first_noise_and_nothing_else(bundle, examples):
     assert not torch.equal(apart[0].turns[0].window.states[0], apart[1].turns[0].window.states[0])
 
 
-def test_greedy_rollouts_do_not_depend_on_their_company(bundle, examples):
-    greedy = dataclasses.replace(SAMPLING, temperature=0.0)
-    together = sample(bundle, examples, greedy, exploration=None)
+@pytest.mark.parametrize("exploration", [None, Exploration("flow", 0.7, 1, 2)], ids=["deterministic", "explores"])
+@pytest.mark.parametrize("changes", [{"temperature": 0.0}, {}], ids=["greedy", "sampled"])
+def test_a_session_runs_alone_as_in_company(bundle, examples, exploration, changes):
+    sampling = dataclasses.replace(SAMPLING, **changes)
+    together = sample(bundle, examples, sampling, exploration, group_size=2, shared_noise=False)
     for i, example in enumerate(examples):
-        (alone,) = sample(bundle, [example], greedy, exploration=None)
-        assert [t.trace for t in alone.turns] == [t.trace for t in together[i].turns]
-        for one, other in zip(alone.images, together[i].images, strict=True):
-            assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
+        alone = sample(bundle, [example], sampling, exploration, group_size=2, shared_noise=False)
+        for member, other in zip(alone, together[2 * i : 2 * i + 2], strict=True):
+            assert [t.trace for t in member.turns] == [t.trace for t in other.turns]
+            assert np.abs(np.stack(member.images).astype(int) - np.stack(other.images)).max() <= 1
 
 
 def test_the_same_seed_gives_the_same_bits(bundle, examples):
