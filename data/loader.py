@@ -37,6 +37,16 @@ class Example:
     session: Session
     images: NDArray[np.uint8]
 
+    def first(self, turns: int | None) -> Example:
+        """The session cut after its first `turns` turns; None leaves it whole."""
+        if turns is None or turns >= len(self.session.turns):
+            return self
+        block = self.session.scene
+        per_turn = ("targets", "checks", "touched", "kept")
+        scene = block and block.model_copy(update={name: getattr(block, name)[:turns] for name in per_turn})
+        session = self.session.model_copy(update={"turns": self.session.turns[:turns], "scene": scene})
+        return Example(session, self.images[: turns + 1])
+
 
 @dataclass
 class SessionFolder:

@@ -61,6 +61,7 @@ class SupervisedConfig:
     noise_draws: int = 4
     timestep_shift: float = 1.0
     trace_weight: float = 0.2  # cross-entropy against flow matching (1.0)
+    write_trace: bool = True  # False learns to edit without intent trace
     optimisation: Optimisation = field(default_factory=Optimisation)
 
 
@@ -83,6 +84,7 @@ class RlConfig:
 
     sessions: int = 8  # groups of one iteration (released: 16)
     group_size: int = 8  # trajectories of a session (released: 6)
+    max_turns: int | None = None  # sessions are cut after as many turns; None is whole sessions
     replay_batch: int = 16  # trajectories replayed in one forward
     updates: int = 1  # optimiser steps of one iteration (released: 2)
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=1.0))

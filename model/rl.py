@@ -85,7 +85,7 @@ def explore(bundle: Bundle, sessions: SessionFolder, config: RlConfig, step: int
     seed = config.optimisation.seed
     random = numpy_generator(seed, step, "rl sessions")
     chosen = random.choice(len(sessions), size=min(config.sessions, len(sessions)), replace=False)
-    examples = [sessions[int(i)] for i in chosen]
+    examples = [sessions[int(i)].first(config.max_turns) for i in chosen]
     low, high = config.window_range
     start = int(random.integers(low, max(low, high - config.window) + 1))
     window = Exploration(config.sde, config.noise_level, start, config.window)
