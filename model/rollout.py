@@ -8,8 +8,8 @@ uint8 pictures, re-encoded, exactly as replay will see them. `walk` is the loop,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -60,17 +60,42 @@ class TurnSample:
     trace_text: str
     trace_logprobs: Tensor
     truncated: bool
+    latents: Tensor  # (N, C) what was decoded to the picture
     window: Window | None
 
 
 @dataclass
 class Trajectory:
-    """One sampled session."""
+    """One sampled session, or as much of it as was gone on from.
+
+    A member that went on from a sibling's picture has a copy of the sibling's turns before `own`; what it had made
+    itself until then is in `stubs`.
+    """
 
     session: int  # row of the examples it came from
     images: list[Pixels]  # T + 1 pictures (H, W, 3), source first
-    history: list[Pictures]  # the first T of them, encoded
-    turns: list[TurnSample]
+    history: list[Pictures] = field(default_factory=list)  # the first T of them, encoded
+    turns: list[TurnSample] = field(default_factory=list)
+    member: int = 0  # number in its group
+    before: list[int] = field(default_factory=list)  # per turn: the member whose picture it started from
+    own: int = 0  # turns before this one were made by siblings
+    stubs: list[Trajectory] = field(default_factory=list)
+
+    def stays(self) -> Trajectory:
+        """This member, about to go on from its own picture."""
+        self.before.append(self.member)
+        return self
+
+    def went_on_from(self, sibling: Trajectory) -> Trajectory:
+        """This member with the sibling's session so far in place of its own."""
+        own = len(sibling.turns)
+        prefix = [*sibling.images], [*sibling.history], [*sibling.turns]
+        before = [*sibling.before[:own], sibling.member]
+        return Trajectory(self.session, *prefix, self.member, before, own, [*self.stubs, self])
+
+
+GoOn = Callable[[Sequence[Trajectory]], Sequence[int]]
+"""After a turn: for each trajectory in play, the position of the one whose session it goes on from (mostly its own)."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +119,7 @@ def rollout(
     shared_noise: bool = True,
     exploration: Exploration | None = None,
     true_history: bool = False,
+    go_on: GoOn | None = None,
 ) -> list[Trajectory]:
     """Run every session `group_size` times, all at once; see `walk`.
 
@@ -104,26 +130,33 @@ def rollout(
     """
     scripts = [Script(e.session.id, list(e.images), [t.instruction for t in e.session.turns]) for e in examples]
     sampler = Sampler(bundle, config, seed, step, exploration, shared_noise=shared_noise)
-    return walk(sampler, scripts, group_size, true_history)
+    return walk(sampler, scripts, group_size, true_history, go_on)
 
 
 def walk(
-    sampler: Sampler, scripts: Sequence[Script], group_size: int = 1, true_history: bool = False
+    sampler: Sampler,
+    scripts: Sequence[Script],
+    group_size: int = 1,
+    true_history: bool = False,
+    go_on: GoOn | None = None,
 ) -> list[Trajectory]:
     """Run every script `group_size` times, all at once; trajectories of one script lie in a row.
 
     Random numbers depend on the sampler's seed and step, the script's name, the member's number in its group and the
-    turn, never on the batch: a session that runs alone gives what it gives in company.
+    turn, never on the batch: a session that runs alone gives what it gives in company. `go_on` may let members of a
+    group go on from one another.
     """
-    bundle, listed = sampler.bundle, [i for i in range(len(scripts)) for _ in range(group_size)]
-    trajectories = [Trajectory(i, [scripts[i].images[0]], [], []) for i in listed]
+    bundle = sampler.bundle
+    members = [(i, member) for i in range(len(scripts)) for member in range(group_size)]
+    trajectories = [Trajectory(i, [scripts[i].images[0]], member=k, before=[k]) for i, k in members]
     images = np.stack([script.images[0] for script in scripts])
     context = Context(bundle.model, bundle.special, len(scripts), guided=sampler.guidance.uses_image)
     pictures = _open_turn(bundle, context, images, scripts, 0)
+    listed = [i for i, _ in members]
     context, pictures = context.repeat_interleave(group_size), pictures.select(listed)
     rows, turn = list(range(len(listed))), 0
     while True:
-        names = [(scripts[listed[row]].name, row % group_size) for row in rows]
+        names = [(scripts[listed[row]].name, trajectories[row].member) for row in rows]
         samples, images = sampler.turn(context, names, turn, pictures.latent_grids[0])
         for i, row in enumerate(rows):
             trajectories[row].turns.append(samples[i])
@@ -133,8 +166,13 @@ def walk(
         staying = [i for i, row in enumerate(rows) if len(scripts[listed[row]].instructions) > turn]
         if not staying:
             return trajectories
-        if len(staying) < len(rows):
-            context, rows, images = context.select(staying), [rows[i] for i in staying], images[staying]
+        played = [trajectories[rows[i]] for i in staying]
+        chosen = go_on(played) if go_on is not None else range(len(played))
+        taken = [staying[k] for k in chosen]
+        if taken != list(range(len(rows))):
+            context, rows, images = context.select(taken), [rows[i] for i in staying], images[taken]
+        for row, one, k in zip(rows, played, chosen, strict=True):
+            trajectories[row] = one.stays() if one is played[k] else one.went_on_from(played[k])
         if true_history:
             images = np.stack([scripts[listed[row]].images[turn] for row in rows])
         pictures = _open_turn(bundle, context, images, [scripts[listed[row]] for row in rows], turn)
@@ -182,7 +220,7 @@ class Sampler:
         texts = self._traces(context, members, turn)
         latents, windows = self._pictures(context, members, turn, grid)
         images = self.bundle.decode(latents, grid)
-        return [TurnSample(*text, window) for text, window in zip(texts, windows, strict=True)], images
+        return [TurnSample(*parts) for parts in zip(*zip(*texts, strict=True), latents, windows, strict=True)], images
 
     def _random(self, purpose: str, members: Members, turn: int) -> list[torch.Generator]:
         return [generator(self.seed, self.step, f"{purpose}/{name}/{turn}/{number}") for name, number in members]
