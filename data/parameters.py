@@ -24,15 +24,18 @@ def profile_names(path: Path = Path("params.yaml")) -> list[str]:
     return list(_profiles(path))
 
 
-def section(profile: dict[str, Any], name: str, cls: type[T]) -> T:
-    """One section as an instance of `cls` (a dataclass or pydantic model); unknown or invalid keys are refused."""
+def section(profile: dict[str, Any], name: str, cls: type[T], source: str = "params.yaml") -> T:
+    """One section as an instance of `cls` (a dataclass or pydantic model); unknown or invalid keys are refused.
+
+    `source` names the file in errors.
+    """
     adapter: TypeAdapter[T] = TypeAdapter(_strict(cls))
     try:
         return adapter.validate_python(profile.get(name) or {})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join([name, *(str(part) for part in first["loc"])])
-        raise UserError(f"params.yaml: {key}: {first['msg']}", "Correct or remove this key in params.yaml") from error
+        raise UserError(f"{source}: {key}: {first['msg']}", f"Correct or remove this key in {source}") from error
 
 
 def _strict(cls: type[T]) -> type[T]:
@@ -62,12 +65,13 @@ def _resolve(name: str, profiles: dict[str, Any], path: Path, seen: tuple[str, .
         raise UserError(f"{path}: profile {name!r} extends itself", "Remove the circle of `extends`")
     own = dict(profiles[name] or {})
     parent = own.pop("extends", None)
-    return own if parent is None else _merge(_resolve(parent, profiles, path, (*seen, name)), own)
+    return own if parent is None else merge(_resolve(parent, profiles, path, (*seen, name)), own)
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`below` with the values of `above`, table by table."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        merged[key] = merge(merged[key], value) if both else value
     return merged

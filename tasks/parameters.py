@@ -32,17 +32,25 @@ def load(profile: str, path: Path | None = None) -> Parameters:
     Raises:
         UserError: unknown profile, unknown key, or a value of the wrong type; names the file and the key.
     """
-    found = read_profile(profile, path or settings().root / "params.yaml")
+    return typed(profile, read_profile(profile, path or settings().root / "params.yaml"))
+
+
+def typed(profile: str, found: dict[str, Any], source: str = "params.yaml") -> Parameters:
+    """The sections of a profile, checked; `source` names in errors where they were written.
+
+    Raises:
+        UserError: as `load`.
+    """
     return Parameters(
         profile=profile,
         sessions=dict(found.get("sessions") or {}),
         benchmark=dict(found.get("benchmark") or {}),
-        vae=section(found, "vae", VaeConfig),
-        model=section(found, "model", ModelConfig),
-        base=section(found, "base", SupervisedConfig),
-        sft=section(found, "sft", SupervisedConfig),
-        rl=section(found, "rl", RlConfig),
-        evaluation=section(found, "evaluation", EvaluationConfig),
+        vae=section(found, "vae", VaeConfig, source),
+        model=section(found, "model", ModelConfig, source),
+        base=section(found, "base", SupervisedConfig, source),
+        sft=section(found, "sft", SupervisedConfig, source),
+        rl=section(found, "rl", RlConfig, source),
+        evaluation=section(found, "evaluation", EvaluationConfig, source),
     )
 
 
