@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
+from flows.cli_retention import retention
 from flows.options import Debug, Json
 
 if TYPE_CHECKING:
@@ -259,5 +260,5 @@ def add_to(app: typer.Typer) -> None:
     """Give the command line these commands."""
     app.add_typer(audits, name="audit")
     app.add_typer(lineages, name="lineage")
-    for command in (history, rollback, recall, approve, doctor):
+    for command in (history, rollback, recall, approve, doctor, retention):
         app.command()(command)

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
@@ -21,8 +21,8 @@ from mlflow_config.settings import Tag
 from tasks.books import Books
 from tasks.documents import FolderShelf
 from tasks.ledger import Draft, Entry, LedgerError, Signed, champion, read_chain
-from tasks.promotion import project
-from tasks.registry import STATEMENT_TAG, UNDECIDED, VERDICT_TAG
+from tasks.projection import project
+from tasks.registry import STATEMENT_TAG, UNDECIDED, VERDICT_TAG, pages
 from tasks.signing import load_identity, sha256
 
 GIB = 2**30
@@ -144,8 +144,8 @@ def _own(books: Books) -> list[Signed]:
 def _runs(books: Books, repair: bool) -> Iterator[Complaint]:
     """Runs that MLflow shows as running and no process is at: a live one holds the lock of its working folder."""
     client = books.registry.client
-    for experiment in client.search_experiments(filter_string="name LIKE 'edit-r2/%'"):
-        for run in client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'"):
+    for experiment in books.registry.experiments():
+        for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
             host = run.data.tags.get(Tag.HOST)
             if host not in (None, platform.node()):
                 continue  # another machine's doctor sees its locks
@@ -168,10 +168,10 @@ def _runs(books: Books, repair: bool) -> Iterator[Complaint]:
 def _pending_models(books: Books, repair: bool) -> Iterator[Complaint]:
     """Logged models whose files never came whole, of runs that are over."""
     client = books.registry.client
-    experiments = [item.experiment_id for item in client.search_experiments(filter_string="name LIKE 'edit-r2/%'")]
+    experiments = list(books.registry.experiments())
     if not experiments:
         return
-    for model in _pages(lambda token: client.search_logged_models(experiments, page_token=token)):
+    for model in pages(lambda token: client.search_logged_models(experiments, page_token=token)):
         if model.status != "PENDING":
             continue
         run = client.get_run(model.source_run_id) if model.source_run_id else None
@@ -181,15 +181,6 @@ def _pending_models(books: Books, repair: bool) -> Iterator[Complaint]:
             client.finalize_logged_model(model.model_id, "FAILED")
         problem = "its upload was cut off"
         yield Complaint("model", model.model_id, problem, "Run `edit-r2 doctor --repair`", repair)
-
-
-def _pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
-    """Everything that a search of MLflow finds."""
-    page = search(None)
-    yield from page
-    while page.token:
-        page = search(page.token)
-        yield from page
 
 
 def _documents(books: Books) -> Iterator[Complaint]:

@@ -24,7 +24,7 @@ from tasks.signing import Identity, SignatureError, canonical, sha256, sign, tru
 
 ENTRY_TYPE = "application/vnd.edit-r2.ledger+json"
 GENESIS = "0" * 64
-Action = Literal["promote", "refuse", "override", "rollback", "recall", "repair"]
+Action = Literal["promote", "refuse", "override", "rollback", "recall", "repair", "retire"]
 CROWNING: tuple[Action, ...] = ("promote", "override", "rollback")
 ATTEMPTS = 500
 

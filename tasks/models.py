@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
 from mlflow_config.settings import MODEL_TYPE, Tag
 from tasks import tracking
 from tasks.settings import settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 @dataclass(frozen=True)
@@ -140,16 +143,16 @@ def verify(model_id: str) -> bool:
         if location.is_absolute():
             return _holds(location, known.digest)
         copy = fetch(model_id)
-        return _stored(model_id) == {path: (copy / path).stat().st_size for path in manifest(copy)}
+        return stored(tracking.client(), model_id) == {path: (copy / path).stat().st_size for path in manifest(copy)}
     except (UserError, MlflowException, OSError):
         return False
 
 
-def _stored(model_id: str, folder: str | None = None) -> dict[str, int]:
-    """Path to size of every file in the store."""
+def stored(client: MlflowClient, model_id: str, folder: str | None = None) -> dict[str, int]:
+    """Path to size of every file that the store holds of a model."""
     found: dict[str, int] = {}
-    for entry in tracking.client().list_logged_model_artifacts(model_id, folder):
-        found |= _stored(model_id, entry.path) if entry.is_dir else {entry.path: int(entry.file_size or 0)}
+    for entry in client.list_logged_model_artifacts(model_id, folder):
+        found |= stored(client, model_id, entry.path) if entry.is_dir else {entry.path: int(entry.file_size or 0)}
     return found
 
 

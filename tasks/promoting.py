@@ -71,7 +71,7 @@ def promote(
         reason: why now, in a sentence.
         override: a person's signed approval (`edit-r2 approve --override`) of a promotion that the gates refuse.
     """
-    from tasks import promotion
+    from tasks import projection
     from tasks.books import open_books
     from tasks.candidacy import Standing, champion_model, consider
     from tasks.policy import load_policy
@@ -81,7 +81,7 @@ def promote(
     model = models.record(candidate.model_id)
     reigning = books.ledger.champion(books.registry.name, books.alias)
     if reigning is not None and reigning.model_digest == model.digest:
-        promotion.project(books)
+        projection.project(books)
         return Promotion("unchanged", reigning.version, books.alias, model.model_id, reigning.version, (), None, "")
     locked, pushed = _data_state(parameters.profile)
     standing = Standing(

@@ -6,6 +6,8 @@ deterministic, the ledger takes the same act once, and the projection is made fr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from data.errors import UserError
@@ -15,9 +17,12 @@ from tasks.approval import check_approval
 from tasks.books import Books
 from tasks.decision import Decision
 from tasks.filing import remake, verify_model
-from tasks.ledger import Action, Conflict, Draft, Entry, Signed, champion, recalled
-from tasks.registry import OVERRIDE_TAG, RECALLED_TAG, STATEMENT_TAG, UNDECIDED, VERDICT_TAG, record_digest
+from tasks.ledger import Action, Conflict, Draft, Signed, champion, recalled
+from tasks.projection import project
+from tasks.registry import RECALLED_TAG, STATEMENT_TAG, UNDECIDED, VERDICT_TAG, record_digest
 from tasks.signing import sign_weights
+
+LONGEST_WAIT = 600.0  # seconds for which a promotion waits for another one of the same model, or for retention
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,22 @@ def promote(
         Conflict: the champion is no longer the one that the decision was made against.
         UserError: statement, files or override do not hold.
     """
+    with model_lock(books, candidate.model_id):
+        return _promote(books, candidate, decision, reason, override)
+
+
+@contextmanager
+def model_lock(books: Books, model_id: str, wait: float = LONGEST_WAIT) -> Iterator[None]:
+    """Keep retention away from the files of a model while it is promoted. Raises filelock.Timeout after `wait` s."""
+    from filelock import FileLock
+
+    folder = books.state / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{model_id}.lock", timeout=wait):
+        yield
+
+
+def _promote(books: Books, candidate: Candidate, decision: Decision, reason: str, override: bytes | None) -> Outcome:
     verify_model(books, candidate.model_id, candidate.digest, candidate.statement)
     if decision.model_digest != candidate.digest or remake(books.shelf, decision.digest)[1] != decision:
         raise UserError("the decision is not about this model, or cannot be made again", "Decide again")
@@ -210,38 +231,6 @@ def recall(books: Books, version: int, reason: str) -> Signed:
     books.registry.tag(version, RECALLED_TAG, entry.entry.reason)
     project(books)
     return entry
-
-
-def project(books: Books) -> int | None:
-    """Set MLflow's alias to what the ledger says, read it back, and repeat until both agree; the champion's version.
-
-    Two processes may project at once, and the slower may write what the ledger no longer says. Each therefore looks at
-    the ledger again after it wrote, so the last one to write has seen the newest entry.
-    """
-    registry = books.registry
-    while True:
-        chain = books.ledger.chain()
-        now = champion(chain, registry.name, books.alias)
-        number = now.version if now else None
-        if chain and (registry.head() or (-1, ""))[0] < len(chain) - 1:
-            registry.anchor(len(chain) - 1, chain[-1].hash)
-        if now is not None:
-            _show(books, now)
-        if registry.alias(books.alias) != number:
-            registry.point(books.alias, number)
-        if len(books.ledger.chain()) == len(chain) and registry.alias(books.alias) == number:
-            return number
-
-
-def _show(books: Books, now: Entry) -> None:
-    """Tags of the champion, as its entry has them."""
-    shown = {VERDICT_TAG: now.action, STATEMENT_TAG: str(now.statement)}
-    if now.action == "override":
-        shown[OVERRIDE_TAG] = now.reason
-    known = books.registry.version(now.version).tags
-    for key, value in shown.items():
-        if known.get(key) != value:
-            books.registry.tag(now.version, key, value)
 
 
 def history(books: Books) -> list[Signed]:

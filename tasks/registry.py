@@ -6,7 +6,7 @@ what stands here; it is compared with the ledger, and set again where it differs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ VERDICT_TAG = "edit_r2.verdict"
 UNDECIDED = "undecided"  # the verdict on a version whose promotion never came to its entry in the ledger
 RECALLED_TAG = "edit_r2.recalled"
 OVERRIDE_TAG = "edit_r2.override"
+RETIRED_TAG = "edit_r2.retired"  # when, by whom and why the files of a logged model were deleted
+AWAITS_TAG = "edit_r2.awaits"  # the decision on a logged model that waits for a person's approval
 HEAD_TAG = "edit_r2.ledger_head"  # "<index>:<hash>" of the newest ledger entry that this registry has seen
 RUN_TAGS = (Tag.STAGE, Tag.FINGERPRINT, Tag.PROFILE, Tag.COMMIT, Tag.DIRTY, Tag.FLOW_RUN)
 
@@ -46,6 +48,15 @@ def _used(run: Run) -> list[str]:
     return [item.dataset.digest for item in run.inputs.dataset_inputs] if run.inputs else []
 
 
+def pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Everything that a search of MLflow finds, page by page; `search` takes the token of a page."""
+    page = search(None)
+    yield from page
+    while page.token:
+        page = search(page.token)
+        yield from page
+
+
 def _version(found: ModelVersion) -> Version:
     source = str(found.source)
     return Version(int(found.version), source.removeprefix("models:/"), str(found.run_id), dict(found.tags))
@@ -60,14 +71,16 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """Every version, the oldest first."""
-        found: list[Version] = []
-        token = None
-        while True:
-            page = self.client.search_model_versions(f"name='{self.name}'", max_results=1000, page_token=token)
-            found += [_version(item) for item in page]
-            token = page.token
-            if not token:
-                return sorted(found, key=lambda item: item.number)
+
+        def search(token: str | None) -> Any:
+            return self.client.search_model_versions(f"name='{self.name}'", max_results=1000, page_token=token)
+
+        return sorted((_version(item) for item in pages(search)), key=lambda item: item.number)
+
+    def experiments(self) -> dict[str, str]:
+        """Id to name of the experiments that this project made."""
+        found = self.client.search_experiments(filter_string="name LIKE 'edit-r2/%'")
+        return {str(item.experiment_id): str(item.name) for item in found}
 
     def version(self, number: int) -> Version:
         """One version. Raises UserError when it does not exist."""
@@ -111,13 +124,16 @@ class Registry:
 
     def alias(self, alias: str) -> int | None:
         """The version that an alias names, or None."""
+        return self.aliases().get(alias)
+
+    def aliases(self) -> dict[str, int]:
+        """Every alias with the version that it names."""
         from mlflow.exceptions import MlflowException
 
         try:
-            aliases = self.client.get_registered_model(self.name).aliases
+            return {name: int(number) for name, number in self.client.get_registered_model(self.name).aliases.items()}
         except MlflowException:
-            return None
-        return int(aliases[alias]) if alias in aliases else None
+            return {}
 
     def point(self, alias: str, number: int | None) -> None:
         """Let an alias name a version, or nothing."""
@@ -158,8 +174,14 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         try:
-            location = str(self.client.get_logged_model(model_id).artifact_location).removeprefix("file://")
+            found = self.client.get_logged_model(model_id)
+            if RETIRED_TAG in found.tags:
+                problem = f"the files of model {model_id} were deleted on {found.tags[RETIRED_TAG]}"
+                raise UserError(problem, "Train it again")
+            location = str(found.artifact_location).removeprefix("file://")
             if Path(location).is_absolute():
+                if not Path(location).is_dir():
+                    raise UserError(f"the files of model {model_id} are gone", "Restore the artifact store")
                 yield Path(location)
                 return
             with TemporaryDirectory() as folder:

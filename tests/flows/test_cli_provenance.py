@@ -108,3 +108,17 @@ def test_an_approval_is_signed_with_a_key_of_ones_own(call, tmp_path, house):
 def test_wrong_names_are_one_line(call, words):
     code, out, err = call(*words)
     assert code in (2, 6) and (out + err).count("\n") == 1
+
+
+def test_retention_shows_first_and_deletes_on_demand(call, house):
+    spare = family(house, "spare")
+    words = ("retention", "--profile", "tiny", "--keep-last", "0", "--older-than", "0")
+    code, out, _ = call(*words, "--json")
+    shown = json.loads(out)
+    going = {item["name"] for item in shown["items"] if not item["keep"]}
+    assert code == 0 and not shown["deleted"] and spare.model_id in going
+    assert all(item["reason"] for item in shown["items"])
+    code, out, _ = call(*words, "--delete")
+    assert code == 0 and "delete" in out and out.splitlines()[-1].endswith("freed")
+    assert json.loads(call(*words, "--json")[1])["bytes"] == 0
+    assert call("audit", "edit-r2/1")[0] == 0

@@ -185,7 +185,7 @@ def _log_model(house: House, run_id: str, name: str, parent: ModelRecord | None,
     (folder / "vae").mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(f"{name} {content} ".encode() * 20)
     (folder / "vae" / "config.json").write_text("{}")
-    tags = {str(Tag.DIGEST): digest(folder)}
+    tags = {str(Tag.DIGEST): digest(folder)} | ({str(Tag.PARENT): parent.model_id} if parent else {})
     made = house.client.create_logged_model(
         house.experiment, name=name, source_run_id=run_id, tags=tags, params={}, model_type="edit-r2"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from tasks import lineage, promotion
+from tasks import lineage, projection, promotion
 from tasks.approval import sign_approval
 from tasks.ledger import Conflict
 from tasks.models import digest
@@ -194,5 +194,5 @@ def test_projection_repairs_what_the_alias_says(house):
     crown(house, "a", 0.5, 3)
     crown(house, "b", 0.9, 4)
     house.books.registry.point("champion", 1)
-    assert promotion.project(house.books) == 2
+    assert projection.project(house.books) == 2
     assert house.books.registry.alias("champion") == 2

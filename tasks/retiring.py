@@ -1,0 +1,112 @@
+"""Retention in the stores: the plan for what lies there, and the deletion itself, on record.
+
+Files are deleted; runs, metrics, statements and decisions stay. A model whose files went says so in a tag, and its
+registered version also in the ledger. Run it where promotions run: what keeps the two apart is a lock on a file.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from data.errors import UserError
+from mlflow_config.settings import Tag
+from tasks.books import Books
+from tasks.holdings import look, needed
+from tasks.ledger import Draft
+from tasks.projection import project
+from tasks.promotion import model_lock
+from tasks.registry import RETIRED_TAG
+from tasks.retention import Choice, Rule, plan
+from tasks.signing import SignatureError
+
+
+def consider(books: Books, rule: Rule, profile: str | None = None, now: datetime | None = None) -> list[Choice]:
+    """The plan for everything that lies in the stores now; nothing is changed.
+
+    Raises:
+        UserError: a chain cannot be followed to its base, so nobody can say what it needs.
+    """
+    try:
+        wanted = needed(books)
+    except SignatureError as error:
+        problem = f"a chain in the ledger does not hold ({error}), so nobody can say what it needs"
+        raise UserError(problem, "See `edit-r2 audit`; nothing was deleted") from error
+    return plan(list(look(books)), wanted, rule, now or datetime.now(UTC), profile)
+
+
+def retire(books: Books, choices: Iterable[Choice]) -> list[Choice]:
+    """Delete what a plan says may go, each under its lock and after one more look; what became of every item.
+
+    A repetition after a crash goes on where it stopped: a model is marked before its files are deleted.
+    """
+    done = [choice if choice.keep else _delete(books, choice) for choice in choices]
+    log = books.state / "logs" / "retention.jsonl"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        for choice in done:
+            if not choice.keep:
+                told = {"time": datetime.now(UTC).isoformat(), "actor": books.actor} | choice.as_json()
+                file.write(json.dumps(told) + "\n")
+    return done
+
+
+def _delete(books: Books, choice: Choice) -> Choice:
+    try:
+        with _lock(books, choice):
+            if choice.item.kind == "model":
+                return _delete_model(books, choice)
+            place = "runs" if choice.item.kind == "checkpoint" else "."
+            shutil.rmtree(books.state / place / choice.item.name)
+            return choice
+    except Timeout:
+        return replace(choice, keep=True, reason="someone has come to it since")
+
+
+def _lock(books: Books, choice: Choice) -> AbstractContextManager[object]:
+    if choice.item.kind == "model":
+        return model_lock(books, choice.item.name, wait=0)
+    folder = books.state / ("locks" if choice.item.kind == "copy" else "runs")
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{Path(choice.item.name).name}.lock", timeout=0)
+
+
+def _delete_model(books: Books, choice: Choice) -> Choice:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    name, client = choice.item.name, books.registry.client
+    who = needed(books).get(name)
+    if who is not None:  # promoted since the plan was made
+        return replace(choice, keep=True, reason=who)
+    _enter(books, choice)
+    found = client.get_logged_model(name)
+    if RETIRED_TAG not in found.tags:
+        told = f"{datetime.now(UTC):%Y-%m-%d} by {books.actor}: {choice.reason}"
+        client.set_logged_model_tags(name, {RETIRED_TAG: told})
+    get_artifact_repository(found.artifact_location, tracking_uri=client.tracking_uri).delete_artifacts()
+    return choice
+
+
+def _enter(books: Books, choice: Choice) -> None:
+    """Tell the ledger, when the model is a registered version: one that was refused, or never decided upon."""
+    for version in books.registry.versions():
+        if version.model_id == choice.item.name:
+            books.ledger.append(
+                Draft(
+                    action="retire",
+                    model=books.registry.name,
+                    alias=books.alias,
+                    version=version.number,
+                    model_digest=version.tags[Tag.DIGEST],
+                    actor=books.actor,
+                    reason=choice.reason,
+                )
+            )
+            project(books)
