@@ -44,22 +44,30 @@ class Evaluation:
 
 
 def spec(
-    parameters: Parameters, benchmark: Dataset, model: ModelRecord, parent_run: str | None = None
+    parameters: Parameters,
+    benchmark: Dataset,
+    model: ModelRecord,
+    parent_run: str | None = None,
+    label: str | None = None,
 ) -> tracking.Spec:
-    """Identity of an evaluation: sampling and judge, benchmark, model."""
+    """Identity of an evaluation: sampling and judge, benchmark, model; `label` is shown only."""
     print_ = identity.fingerprint(
         Stage.EVALUATE, parameters.evaluation, datasets={benchmark.title: benchmark.digest}, parent=model.digest
     )
     tags = {str(Tag.MODEL): model.model_id, str(Tag.MODEL_NAME): model.name}
-    return tracking.Spec(Stage.EVALUATE, parameters.profile, print_, parent_run, model.name, tags)
+    return tracking.Spec(Stage.EVALUATE, parameters.profile, print_, parent_run, label or model.name, tags)
 
 
 @work("evaluate")
 def evaluate(
-    parameters: Parameters, benchmark: Dataset, model: ModelRecord, parent_run: str | None = None
+    parameters: Parameters,
+    benchmark: Dataset,
+    model: ModelRecord,
+    parent_run: str | None = None,
+    label: str | None = None,
 ) -> Evaluation:
-    """Free-running edits over every turn of the benchmark, judged."""
-    with tracking.stage(spec(parameters, benchmark, model, parent_run), _holds) as run:
+    """Free-running edits over every turn of the benchmark, judged. `label` tells evaluations apart where shown."""
+    with tracking.stage(spec(parameters, benchmark, model, parent_run, label), _holds) as run:
         if run.reused:
             progress.say_once(f"[cyan]same[/cyan] evaluate {run.result['name']}, nothing changed")
             return Evaluation(**run.result)

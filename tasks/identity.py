@@ -91,6 +91,11 @@ def code_digest(stage: str, root: Path = ROOT) -> str:
     return sha256(canonical({"code": code, "libraries": {name: _version(name) for name in LIBRARIES}}))
 
 
+def whole_code() -> str:
+    """SHA-256 over the code of every stage: that of a run that spans all of them."""
+    return sha256(canonical({stage: code_digest(stage) for stage in ENTRIES}))
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)

@@ -46,13 +46,18 @@ class Retraining:
 @contextmanager
 def tracked(parameters: Parameters) -> Iterator[tracking.ActiveRun]:
     """The parent run of a retraining with these parameters and this code; runs that died here before are closed."""
-    for dead in tracking.sweep(parameters.profile):
-        progress.say(f"[yellow]closed[/yellow] run {dead.info.run_id}, whose process died")
-        _close_flow_run(dead.data.tags.get(Tag.FLOW_RUN))
-    code = identity.sha256(identity.canonical({stage: identity.code_digest(stage) for stage in identity.ENTRIES}))
-    spec = tracking.Spec(RETRAIN, parameters.profile, identity.fingerprint(RETRAIN, parameters, code=code))
+    close_dead(parameters.profile)
+    fingerprint = identity.fingerprint(RETRAIN, parameters, code=identity.whole_code())
+    spec = tracking.Spec(RETRAIN, parameters.profile, fingerprint)
     with tracking.stage(spec) as run:
         yield run
+
+
+def close_dead(profile: str) -> None:
+    """Close the runs of a profile whose process died on this machine, in MLflow and in Prefect."""
+    for dead in tracking.sweep(profile):
+        progress.say(f"[yellow]closed[/yellow] run {dead.info.run_id}, whose process died")
+        _close_flow_run(dead.data.tags.get(Tag.FLOW_RUN))
 
 
 def _close_flow_run(flow_run: str | None) -> None:

@@ -35,15 +35,15 @@ class Plan:
     parent: ModelRecord | None
     train: Train
 
-    def spec(self, profile: str, parent_run: str | None) -> tracking.Spec:
-        """Identity of the run."""
+    def spec(self, profile: str, parent_run: str | None, label: str | None = None) -> tracking.Spec:
+        """Identity of the run; `label` is shown only."""
         print_ = identity.fingerprint(
             self.stage,
             self.sections,
             datasets={self.sessions.title: self.sessions.digest} if self.sessions else {},
             parent=self.parent.digest if self.parent else None,
         )
-        return tracking.Spec(self.stage, profile, print_, parent_run)
+        return tracking.Spec(self.stage, profile, print_, parent_run, label)
 
 
 @work("pretrain base")
@@ -54,16 +54,26 @@ def pretrain_base(parameters: Parameters, parent_run: str | None = None) -> Mode
 
 @work("train sft")
 def train_sft(
-    parameters: Parameters, sessions: Dataset, base: ModelRecord, parent_run: str | None = None
+    parameters: Parameters,
+    sessions: Dataset,
+    base: ModelRecord,
+    parent_run: str | None = None,
+    label: str | None = None,
 ) -> ModelRecord:
-    """Whole sessions, from the base model."""
-    return _run(sft_plan(parameters, sessions, base), parameters.profile, parent_run)
+    """Whole sessions, from the base model. `label` tells runs of one stage apart where they are shown."""
+    return _run(sft_plan(parameters, sessions, base), parameters.profile, parent_run, label)
 
 
 @work("train rl")
-def train_rl(parameters: Parameters, sessions: Dataset, sft: ModelRecord, parent_run: str | None = None) -> ModelRecord:
-    """Multi-turn RL on traces and pictures, from the SFT model."""
-    return _run(rl_plan(parameters, sessions, sft), parameters.profile, parent_run)
+def train_rl(
+    parameters: Parameters,
+    sessions: Dataset,
+    sft: ModelRecord,
+    parent_run: str | None = None,
+    label: str | None = None,
+) -> ModelRecord:
+    """Multi-turn RL on traces and pictures, from the SFT model. `label` as in `train_sft`."""
+    return _run(rl_plan(parameters, sessions, sft), parameters.profile, parent_run, label)
 
 
 def base_plan(parameters: Parameters) -> Plan:
@@ -151,8 +161,8 @@ def finished_sft(parameters: Parameters, sessions: Dataset) -> ModelRecord:
     return finished(sft_plan(parameters, sessions, base), parameters.profile)
 
 
-def _run(plan: Plan, profile: str, parent_run: str | None) -> ModelRecord:
-    with tracking.stage(plan.spec(profile, parent_run), lambda found: models.verify(found["model_id"])) as run:
+def _run(plan: Plan, profile: str, parent_run: str | None, label: str | None = None) -> ModelRecord:
+    with tracking.stage(plan.spec(profile, parent_run, label), lambda found: models.verify(found["model_id"])) as run:
         if run.reused:
             progress.say_once(f"[cyan]same[/cyan] {plan.stage}, nothing changed: model {run.result['model_id']}")
             return ModelRecord(**run.result)
