@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.errors import UserError
+from model import distributed
 from model.config import Optimisation
 
 Report = Callable[[int, dict[str, float]], None]
@@ -132,7 +133,10 @@ class Trainer:
         for loss in [losses] if isinstance(losses, Tensor) else losses:
             loss.backward()
             total += loss.item()
-        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.optimisation.gradient_clip)
+        total = distributed.total(total)
+        norm = distributed.full(
+            nn.utils.clip_grad_norm_(list(self.parameters.values()), self.optimisation.gradient_clip)
+        )
         if not (math.isfinite(total) and torch.isfinite(norm)):
             raise UserError(
                 f"Step {self.step}: the loss ({total}) or its gradient ({norm.item()}) is not finite",
@@ -168,9 +172,10 @@ class Trainer:
             while self.step < self.optimisation.steps:
                 yield self.step
                 self.step += 1
-                if self._stop or self.step % self.optimisation.checkpoint_every == 0:
+                stop = distributed.anyone(self._stop)
+                if stop or self.step % self.optimisation.checkpoint_every == 0:
                     self.save()
-                if self._stop:
+                if stop:
                     raise Stopped(f"Stopped at step {self.step}", "Run the same command again to go on from there")
         finally:
             if previous is not None:
@@ -186,16 +191,32 @@ class Trainer:
         return signal.signal(signal.SIGTERM, stop)
 
     def save(self) -> None:
-        """Write the whole state under a temporary name, then give it its name."""
-        temporary = self.folder / "checkpoint.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file({n: p.detach().contiguous() for n, p in self.parameters.items()}, temporary / "weights.safetensors")
+        """Write the whole state under a temporary name, then give it its name.
+
+        Tensors are written whole, by the first rank, so that a run may go on with another number of processes.
+        """
+        distributed.barrier(f"step {self.step}")
+        state = {"weights": self._whole(self.parameters), "optimizer": self._whole(self._moments())}
         if self.average:
-            save_file(self.average, temporary / "average.safetensors")
-        save_file(self._moments(), temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": self.step, "notes": self.notes}))
-        replace_folder(temporary, self.folder / "checkpoint")
+            state["average"] = self._whole(self.average)
+        if distributed.rank() == 0:
+            temporary = self.folder / "checkpoint.tmp"
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            for name, tensors in state.items():
+                save_file(tensors, temporary / f"{name}.safetensors")
+            (temporary / "state.json").write_text(json.dumps({"step": self.step, "notes": self.notes}))
+            replace_folder(temporary, self.folder / "checkpoint")
+        distributed.barrier(f"step {self.step} saved")
+
+    def _whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of all ranks on the CPU of the first."""
+        whole = ((name, distributed.full(tensor.detach())) for name, tensor in tensors.items())
+        if distributed.rank() == 0:
+            return {name: tensor.cpu().contiguous() for name, tensor in whole}
+        for _ in whole:  # each is a collective call
+            pass
+        return {}
 
     def _moments(self) -> dict[str, Tensor]:
         return {
@@ -215,10 +236,12 @@ class Trainer:
         self.step, self.notes = state["step"], state["notes"]
         with torch.no_grad():
             for name, value in load_file(checkpoint / "weights.safetensors").items():
-                self.parameters[name].copy_(value)
+                self.parameters[name].copy_(distributed.placed(value, self.parameters[name]))
         if self.average:
             saved = load_file(checkpoint / "average.safetensors")
-            self.average = {name: saved[name] for name in self.parameters}
+            self.average = {name: distributed.placed(saved[name], p) for name, p in self.parameters.items()}
         for key, value in load_file(checkpoint / "optimizer.safetensors").items():
             name, moment = key.rsplit("|", 1)
-            self.optimizer.state[self.parameters[name]][moment] = value
+            parameter = self.parameters[name]
+            # AdamW counts its steps in a plain number on the CPU.
+            self.optimizer.state[parameter][moment] = distributed.placed(value, parameter) if value.ndim else value

@@ -1,0 +1,83 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from data.errors import UserError
+from model import distributed
+from model.config import Optimisation
+from model.trainer import Stopped, Trainer, generator
+from tests.model.ranks import on_ranks
+
+OPTIMISATION = Optimisation(steps=6, learning_rate=0.05, warmup=2, ema_decay=0.9, checkpoint_every=2)
+
+
+def talk(folder):
+    rank = distributed.rank()
+    heard = {
+        "gather": distributed.gather({"rank": rank, "said": "x" * (1 + 50 * rank)}),
+        "total": distributed.total(rank + 0.5),
+        "anyone": [distributed.anyone(rank == 1), distributed.anyone(False)],
+        "average": distributed.average({"both": float(rank), f"only {rank}": 3.0}),
+        "shard": distributed.shard([1, 2, 3], "items"),
+    }
+    for wrong in (lambda: distributed.shard([1, 2, 3], "items", even=True), lambda: distributed.barrier(f"at {rank}")):
+        with pytest.raises(UserError):
+            wrong()
+    distributed.barrier("the end")
+    (folder / f"{rank}.json").write_text(json.dumps(heard))
+
+
+def test_ranks_share_out_and_agree(tmp_path):
+    on_ranks(2, talk, tmp_path)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert (first.pop("shard"), second.pop("shard")) == ([1, 3], [2])
+    assert first == second
+    assert [one["rank"] for one in first["gather"]] == [0, 1]
+    assert first["total"] == 2.0 and first["anyone"] == [True, False]
+    assert first["average"] == {"both": 0.5, "only 0": 3.0, "only 1": 3.0}
+
+
+def test_one_process_is_a_group_of_its_own():
+    with distributed.processes():
+        assert (distributed.rank(), distributed.world(), distributed.total(2.5)) == (0, 1, 2.5)
+        assert distributed.shard([1, 2], "items", even=True) == [1, 2]
+        module = nn.Linear(2, 2)
+        distributed.distribute(module, [])
+        with distributed.whole(module):
+            assert type(module) is nn.Linear
+
+
+def learn(folder, until=None):
+    """A regression on 16 rows that the ranks share; `until` is the step at which to stop."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1))
+    distributed.distribute(module, [module[0]])
+    trainer = Trainer(module, OPTIMISATION, folder, rates={"0.*": 0.5})
+    with distributed.whole(module):  # before anything else has called the module
+        assert module[0].weight.shape == (8, 4) and type(module[0].weight.data) is torch.Tensor
+    try:
+        for step in trainer.steps():
+            inputs = torch.randn(16, 4, generator=generator(0, step, "inputs"))
+            mine = inputs[distributed.rank() :: distributed.world()]
+            trainer.update((module(mine) - mine.sum(1, keepdim=True)).square().sum() / len(inputs))
+            trainer._stop = step == until and distributed.rank() == distributed.world() - 1
+    except Stopped:
+        return
+    trainer.use_average()
+    state = distributed.full_state(module)
+    if distributed.rank() == 0:
+        save_file(state, folder / "end.safetensors")
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, before, after):
+    learn(tmp_path / "whole")
+    on_ranks(before, learn, tmp_path / "cut", 2)
+    assert not (tmp_path / "cut/end.safetensors").exists()
+    on_ranks(after, learn, tmp_path / "cut")
+    whole = load_file(tmp_path / "whole/end.safetensors")
+    for name, value in load_file(tmp_path / "cut/end.safetensors").items():
+        torch.testing.assert_close(value, whole[name], atol=1e-5, rtol=0)
