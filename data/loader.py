@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from data.errors import UserError
+from data.lessons import describing
 from data.render import Pixels, render
 from data.sampling import random_scene, random_text
 from data.scenes import Scene, World
@@ -46,6 +47,22 @@ class Example:
         scene = block and block.model_copy(update={name: getattr(block, name)[:turns] for name in per_turn})
         session = self.session.model_copy(update={"turns": self.session.turns[:turns], "scene": scene})
         return Example(session, self.images[: turns + 1])
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a supervised step needs of a session: T + 1 pictures, uint8 (H, W, 3), T instructions and their intents."""
+
+    images: NDArray[np.uint8]
+    instructions: tuple[str, ...]
+    intents: tuple[str, ...]
+
+    @classmethod
+    def of(cls, example: Example) -> Lesson:
+        """A session with ground truth as a lesson; where no intent is known the instruction stands for it."""
+        turns = example.session.turns
+        intents = tuple(turn.intent or turn.instruction for turn in turns)
+        return cls(example.images, tuple(turn.instruction for turn in turns), intents)
 
 
 @dataclass
@@ -171,6 +188,19 @@ def render_single_turns(world: World, count: int, seed: int) -> list[Example]:
     blocks = [one.scene for one in single if one.scene is not None]
     images = render([scene for block in blocks for scene in (block.source, *block.targets)], world)
     return [Example(one, images[2 * index : 2 * index + 2]) for index, one in enumerate(single)]
+
+
+def render_lessons(world: World, count: int, seed: int, described: float = 0.0) -> list[Lesson]:
+    """Lessons for the base model: single-turn edits, the last `described` share of them whole scenes in words."""
+    others = round(described * count)
+    edits = [Lesson.of(example) for example in render_single_turns(world, count - others, seed)]
+    drawn = [describing(world, seed, index) for index in range(others)]
+    images = render([scene for _, _, scenes in drawn for scene in scenes], world) if drawn else None
+    if images is None:
+        return edits
+    return edits + [
+        Lesson(images[2 * i : 2 * i + 2], (instruction,), (intent,)) for i, (instruction, intent, _) in enumerate(drawn)
+    ]
 
 
 def _open(path: Path) -> pq.ParquetFile:

@@ -129,6 +129,8 @@ EDITS: dict[str, Phrasing] = {
         ("replace the background with {value}", "put {value} in the background"),
     ),
 }
+DESCRIBE = Phrasing(("describe everything", "describe the image"), ())
+DRAW = Phrasing(("draw {value}", "change everything to {value}"), ())
 REFERENCES: dict[str, Phrasing] = {
     "undo": Phrasing(
         ("undo the last change", "undo the last edit", "take back the last change", "go back one step"),
@@ -183,12 +185,12 @@ def spaced(text: str) -> str:
     return " ".join(text)
 
 
-_EXTRA = "it its they them their the color material count position of every at is in from to and copy keep set"
+_EXTRA = "nothing it its they them their the color material count position of every at is in from to and copy keep set"
 
 
 def vocabulary(world: World) -> list[str]:
     """All words of instructions and intents in the world, sorted: the same for every split."""
-    phrasings = (*EDITS.values(), *REFERENCES.values(), *RULES.values())
+    phrasings = (*EDITS.values(), *REFERENCES.values(), *RULES.values(), DESCRIBE, DRAW)
     texts = [text for phrasing in phrasings for part in phrasing for text in part]
     words = set(re.sub(r"{\w+}", " ", " ".join((*texts, *TOPICS.values(), *BESIDE.values(), JOINT, _EXTRA))).split())
     words.update(world.kinds, world.colours, world.materials, world.sizes, world.backgrounds, world.letters)

@@ -62,6 +62,8 @@ class SupervisedConfig:
     timestep_shift: float = 1.0
     trace_weight: float = 0.2  # cross-entropy against flow matching (1.0)
     write_trace: bool = True  # False learns to edit without intent trace
+    edited_weight: float = 4.0  # extra weight of a latent token that the edit changes fully; most tokens are copies
+    described: float = 0.0  # base only: share of lessons that describe or draw a whole scene
     optimisation: Optimisation = field(default_factory=Optimisation)
 
 
@@ -92,12 +94,16 @@ class RlConfig:
     noise_level: float = 0.6  # released: 1.3 with flow
     window: int = 2  # stochastic steps of a picture
     window_range: tuple[int, int] = (0, 6)  # the window lies in [low, high); drawn per iteration, shared in a group
-    shared_noise: bool = True  # the initial noise of a turn is one for the group
+    shared_noise: bool = True  # the initial noise of a turn is one for the group; nft on pictures alone needs False
     policies: tuple[Literal["image", "text"], ...] = ("image", "text")
+    objective: Literal["grpo", "nft"] = "grpo"  # of the picture; nft samples without noise on the way
+    nft_draws: int = 4  # noisy copies of every sampled picture
+    nft_strength: float = 1.0  # how far along the policy's change the good and the bad policy lie
     advantage: Literal["turn", "session", "improvement"] = "turn"  # released: session
     filter: bool = True  # a failed turn ends the learning of its successors
     filter_threshold: float = 0.0  # a turn fails with IF at or below it
     mask_text: bool = False  # whether the filter masks text too (released: True, by accident)
+    resample: bool = False  # a corrupted trajectory goes on from a healthy sibling (released: not there)
     advantage_clip: float = 5.0
     clip: float = 1e-3  # of the picture's ratio (released: 1e-5)
     text_clip: float = 0.2  # (released: 1e-5)
@@ -108,6 +114,7 @@ class RlConfig:
     image_weight: float = 1.0
     rewards: tuple[float, float, float] = (0.3, 0.3, 0.4)  # IF, CC, GA
     minimum_spread: float = 1e-3  # groups whose rewards spread less teach nothing
+    generation_learning_rate: float | None = None  # of the generation expert; None: as the other's
     optimisation: Optimisation = field(
         default_factory=lambda: Optimisation(
             steps=20,  # iterations

@@ -1,4 +1,4 @@
-"""The base model: single-turn edits from scratch, on scenes that are rendered as they are needed."""
+"""The base model: single-turn edits, seeing and drawing, from scratch, on scenes rendered as they are needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-from data.loader import Example, render_single_turns
+from data.loader import Lesson, render_lessons
 from data.phrases import vocabulary
 from data.scenes import World
 from model.bundle import Bundle
@@ -16,7 +16,7 @@ from model.config import ModelConfig, SupervisedConfig
 from model.configuration import EditConfig
 from model.modeling import EditModel
 from model.packing import Pictures
-from model.supervised import encode_examples, train_supervised
+from model.supervised import encode_lessons, train_supervised
 from model.tokenizer import special_ids, word_tokenizer
 from model.trainer import Report, Trainer, numpy_generator, replace_folder
 
@@ -58,10 +58,10 @@ def train_base(
     vae = AutoencoderKL.from_pretrained(vae_folder).requires_grad_(False)
     bundle = new_bundle(model, vae, world, vocabulary(world), config.optimisation.seed)
 
-    def batches(step: int) -> tuple[Sequence[Example], Sequence[Pictures]]:
-        seed = int(numpy_generator(config.optimisation.seed, step, "base examples").integers(2**31))
-        examples = render_single_turns(world, config.optimisation.batch_size, seed)
-        return examples, encode_examples(bundle, examples)
+    def batches(step: int) -> tuple[Sequence[Lesson], Sequence[Pictures]]:
+        seed = int(numpy_generator(config.optimisation.seed, step, "base lessons").integers(2**31))
+        lessons = render_lessons(world, config.optimisation.batch_size, seed, config.described)
+        return lessons, encode_lessons(bundle, lessons)
 
     work = folder.with_name(f"{folder.name}.work")
     train_supervised(bundle, config, batches, Trainer(bundle.model, config.optimisation, work), report, "base")

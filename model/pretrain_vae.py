@@ -23,7 +23,7 @@ from model.config import VaeConfig
 from model.trainer import Report, Trainer, generator, numpy_generator, replace_folder
 from model.vae import new_vae
 
-LATENT_NOISE = 0.05  # standard deviation added to whitened latents while the decoder is trained
+LATENT_NOISE = 0.4  # most that is added to whitened latents while the decoder is trained, as a standard deviation
 
 
 def train_vae(config: VaeConfig, world: World, folder: Path, report: Report) -> Path:
@@ -93,8 +93,10 @@ def _train_decoder(
         images = _batch(scenes, config, first + step)
         with torch.no_grad():
             latents = vae.encode(images).latent_dist.mean
-        noise = torch.randn(latents.shape, generator=generator(config.optimisation.seed, first + step, "latent noise"))
-        reconstruction = _reconstruction_loss(vae.decode(latents + LATENT_NOISE * noise).sample, images)
+        random = generator(config.optimisation.seed, first + step, "latent noise")
+        amount = LATENT_NOISE * torch.rand((len(latents), 1, 1, 1), generator=random)
+        noise = amount * torch.randn(latents.shape, generator=random)
+        reconstruction = _reconstruction_loss(vae.decode(latents + noise).sample, images)
         _report(report, config, first + step, {"vae/loss": reconstruction.item(), **trainer.update(reconstruction)})
     trainer.use_average()
     vae.encoder.requires_grad_(True)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from data.loader import Example, SessionFolder
+from data.loader import Lesson, SessionFolder
 from model.bundle import load
 from model.config import SupervisedConfig
 from model.packing import Pictures
-from model.supervised import encode_examples, train_supervised
+from model.supervised import encode_lessons, train_supervised
 from model.trainer import Report, Trainer, numpy_generator, replace_folder
 
 
@@ -28,15 +28,15 @@ def train_sft(config: SupervisedConfig, parent: Path, sessions_folder: Path, fol
     sessions = SessionFolder(sessions_folder, "train")
 
     @lru_cache(maxsize=4096)
-    def encoded(index: int) -> tuple[Example, Pictures]:
-        example = sessions[index]
-        return example, encode_examples(bundle, [example])[0]
+    def encoded(index: int) -> tuple[Lesson, Pictures]:
+        lesson = Lesson.of(sessions[index])
+        return lesson, encode_lessons(bundle, [lesson])[0]
 
-    def batches(step: int) -> tuple[Sequence[Example], Sequence[Pictures]]:
+    def batches(step: int) -> tuple[Sequence[Lesson], Sequence[Pictures]]:
         random = numpy_generator(config.optimisation.seed, step, "sft batch")
         chosen = random.choice(len(sessions), size=min(config.optimisation.batch_size, len(sessions)), replace=False)
-        examples, tables = zip(*(encoded(int(i)) for i in chosen), strict=True)
-        return examples, tables
+        lessons, tables = zip(*(encoded(int(i)) for i in chosen), strict=True)
+        return lessons, tables
 
     work = folder.with_name(f"{folder.name}.work")
     train_supervised(bundle, config, batches, Trainer(bundle.model, config.optimisation, work), report, "sft")

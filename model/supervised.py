@@ -10,32 +10,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.loader import Example
+from data.loader import Lesson
 from model.bundle import Bundle
 from model.config import SupervisedConfig
 from model.packing import PackedBatch, Pictures, pack, session_segments
 from model.tokenizer import encode_texts
 from model.trainer import Report, Trainer, generator
 
-Batches = Callable[[int], tuple[Sequence[Example], Sequence[Pictures]]]
+Batches = Callable[[int], tuple[Sequence[Lesson], Sequence[Pictures]]]
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """One packed batch with everything its loss needs. `noise`, `noisy` (N, C) and `timesteps` (N,) are per token."""
+    """One packed batch with everything its loss needs; per token `noise`, `noisy` (N, C), `timesteps`, `weights` (N,)."""
 
     batch: PackedBatch
     pictures: Pictures
     noise: Tensor
     noisy: Tensor
     timesteps: Tensor
+    weights: Tensor
 
 
-def encode_examples(bundle: Bundle, examples: Sequence[Example]) -> list[Pictures]:
-    """The encoded pictures of each example, from one pass over all of them."""
-    table = bundle.encode(np.concatenate([example.images for example in examples]))
-    ends = np.cumsum([len(example.images) for example in examples])
-    return [table.select(range(end - len(e.images), end)) for e, end in zip(examples, ends.tolist(), strict=True)]
+def encode_lessons(bundle: Bundle, lessons: Sequence[Lesson]) -> list[Pictures]:
+    """The encoded pictures of each lesson, from one pass over all of them."""
+    table = bundle.encode(np.concatenate([lesson.images for lesson in lessons]))
+    ends = np.cumsum([len(lesson.images) for lesson in lessons])
+    return [table.select(range(end - len(e.images), end)) for e, end in zip(lessons, ends.tolist(), strict=True)]
+
+
+def edited(table: Pictures) -> Tensor:
+    """(tokens,) in [0, 1]: how far each latent token of a session is from the picture before; 0 in the source.
+
+    All pictures of a session lie on one grid. Latents are whitened, so a root mean square of 1 is a full change.
+    """
+    latents = table.latents.view(len(table), -1, table.latents.shape[-1])
+    change = (latents[1:] - latents[:-1]).square().mean(-1).sqrt().clamp(max=1.0)
+    return torch.cat((torch.zeros_like(change[:1]), change)).flatten()
 
 
 def draw_timesteps(count: int, shift: float, random: torch.Generator) -> Tensor:
@@ -46,7 +57,7 @@ def draw_timesteps(count: int, shift: float, random: torch.Generator) -> Tensor:
 
 def lay_out(
     bundle: Bundle,
-    examples: Sequence[Example],
+    lessons: Sequence[Lesson],
     tables: Sequence[Pictures],
     config: SupervisedConfig,
     random: torch.Generator,
@@ -54,40 +65,39 @@ def lay_out(
     """Pack sessions with their ground truth and draw their noise.
 
     Args:
-        examples: sessions of any number of turns, each with all its pictures.
+        lessons: sessions of any number of turns, each with all its pictures.
         tables: the encoded pictures of each session, source first.
     """
     sessions, first_picture, first_noisy = [], 0, 0
-    for example, table in zip(examples, tables, strict=True):
-        turns = example.session.turns
+    for lesson, table in zip(lessons, tables, strict=True):
+        turns = len(lesson.instructions)
         sessions.append(
             session_segments(
-                encode_texts(bundle.tokenizer, [turn.instruction for turn in turns]),
+                encode_texts(bundle.tokenizer, list(lesson.instructions)),
                 range(first_picture, first_picture + len(table)),
                 [
                     range(first_noisy + k * config.noise_draws, first_noisy + (k + 1) * config.noise_draws)
-                    for k in range(len(turns))
+                    for k in range(turns)
                 ],
-                encode_texts(bundle.tokenizer, [turn.intent or turn.instruction for turn in turns])
-                if config.write_trace
-                else None,
+                encode_texts(bundle.tokenizer, list(lesson.intents)) if config.write_trace else None,
             )
         )
         first_picture += len(table)
-        first_noisy += len(turns) * config.noise_draws
+        first_noisy += turns * config.noise_draws
     pictures = Pictures.concatenate(tables)
     batch = pack(sessions, pictures, bundle.special)
     t = draw_timesteps(first_noisy, config.timestep_shift, random)[batch.noisy_of_token]
     clean = pictures.latents[batch.noisy_target]
     noise = torch.randn(clean.shape, generator=random)
-    return GroundTruth(batch, pictures, noise, torch.lerp(clean, noise, t[:, None]), t)
+    weights = 1.0 + config.edited_weight * torch.cat([edited(table) for table in tables])[batch.noisy_target]
+    return GroundTruth(batch, pictures, noise, torch.lerp(clean, noise, t[:, None]), t, weights / weights.mean())
 
 
 def supervised_loss(bundle: Bundle, truth: GroundTruth, trace_weight: float) -> tuple[Tensor, dict[str, float]]:
-    """Flow matching, mean of (v - (noise - clean))^2, plus the weighted mean cross-entropy of the traces."""
+    """Flow matching, weighted mean of (v - (noise - clean))^2, plus the mean cross-entropy of the traces."""
     output = bundle.model(truth.batch, truth.pictures, truth.noisy, truth.timesteps)
     target = truth.noise - truth.pictures.latents[truth.batch.noisy_target]
-    flow = F.mse_loss(output.velocity, target)
+    flow = ((output.velocity - target).square().mean(-1) * truth.weights).mean()
     if not len(output.text_targets):  # no traces are written
         return flow, {"flow_loss": flow.item()}
     trace = F.cross_entropy(output.text_logits, output.text_targets)
@@ -102,14 +112,14 @@ def train_supervised(
     """Run (or go on with) a supervised training; ends with the averaged weights in place.
 
     Args:
-        batches: step -> examples and their encoded pictures; depends on the step alone.
+        batches: step -> lessons and their encoded pictures; depends on the step alone.
         work: the trainer of `bundle.model`.
         name: prefix of the reported metrics.
     """
     bundle.model.train()
     for step in work.steps():
-        examples, tables = batches(step)
-        truth = lay_out(bundle, examples, tables, config, generator(config.optimisation.seed, step, "noise"))
+        lessons, tables = batches(step)
+        truth = lay_out(bundle, lessons, tables, config, generator(config.optimisation.seed, step, "noise"))
         loss, metrics = supervised_loss(bundle, truth, config.trace_weight)
         metrics |= work.update(loss)
         if step % 10 == 0 or step + 1 == config.optimisation.steps:

@@ -9,7 +9,8 @@ import pytest
 
 from data.build import BenchmarkConfig, SessionsConfig, build, main
 from data.errors import UserError
-from data.loader import SessionFolder, decode, render_scenes, render_single_turns
+from data.lessons import description
+from data.loader import SessionFolder, decode, render_lessons, render_scenes, render_single_turns
 from data.readback import read
 from data.scenes import TINY
 from data.schema import EditType
@@ -138,3 +139,14 @@ def test_practice_shows_no_ground_truth_and_shares_no_source(tmp_path):
 def test_shortest_and_longest_sessions(turns, tmp_path):
     folder = build(replace(CONFIG, train=20, validation=0, turns=turns), tmp_path / "set", "sessions/tiny")
     assert {len(one.turns) for one in SessionFolder(folder, "train").sessions()} == {turns[0]}
+
+
+def test_lessons_end_with_whole_scenes_in_words():
+    lessons = render_lessons(TINY, 12, seed=4, described=0.5)
+    assert len(lessons) == 12
+    seen, drawn = lessons[6], lessons[7]
+    assert (seen.images[0] == seen.images[1]).all()
+    for lesson, picture in ((seen, 0), (drawn, 1)):
+        (scene,) = read(lesson.images[picture : picture + 1], TINY)
+        assert lesson.intents == (description(scene),)
+    assert drawn.instructions[0].endswith(drawn.intents[0])

@@ -2,8 +2,9 @@ import dataclasses
 
 import torch
 
+from data.loader import Lesson
 from model.config import Optimisation, SupervisedConfig
-from model.supervised import draw_timesteps, encode_examples, lay_out, supervised_loss, train_supervised
+from model.supervised import draw_timesteps, edited, encode_lessons, lay_out, supervised_loss, train_supervised
 from model.trainer import Trainer, generator
 from tests.model.toys import toy_bundle, toy_example
 
@@ -15,8 +16,8 @@ CONFIG = SupervisedConfig(
 
 def test_every_target_picture_is_seen_at_every_drawn_time():
     bundle = toy_bundle()
-    examples = [toy_example(turns, f"s{turns}") for turns in (1, 3)]
-    truth = lay_out(bundle, examples, encode_examples(bundle, examples), CONFIG, generator(0, 0, "x"))
+    lessons = [Lesson.of(toy_example(turns, f"s{turns}")) for turns in (1, 3)]
+    truth = lay_out(bundle, lessons, encode_lessons(bundle, lessons), CONFIG, generator(0, 0, "x"))
     tokens = 9 * CONFIG.noise_draws * 4
     assert truth.noisy.shape == (tokens, bundle.model.config.latent_dim)
     clean = truth.pictures.latents[truth.batch.noisy_target]
@@ -24,6 +25,23 @@ def test_every_target_picture_is_seen_at_every_drawn_time():
     assert torch.allclose(truth.noisy, (1 - times) * clean + times * truth.noise, atol=1e-6)
     assert truth.timesteps.view(-1, 9).std(1).max() == 0, "one time for all tokens of a picture"
     assert truth.batch.noisy_turn.tolist() == [1, 1, 1, 1, 2, 2, 3, 3]
+
+
+def test_tokens_that_an_edit_changes_weigh_more():
+    bundle = toy_bundle()
+    lesson = Lesson.of(toy_example(2, "s"))
+    images = lesson.images.copy()
+    images[1] = images[0]
+    images[2, :16, :16] = 255 - images[1, :16, :16]
+    pair = [Lesson(chosen, ("a", "a"), ("a", "a")) for chosen in (images[[0, 0, 0]], images)]
+    still, moved = (edited(table) for table in encode_lessons(bundle, pair))
+        edited(t)
+        for t in encode_lessons(bundle, [Lesson(i, ("a",) * 2, ("a",) * 2) for i in (images[[0, 0, 0]], images)])
+    )
+    assert still.eq(0).all()
+    assert moved.view(3, -1)[:2].eq(0).all() and moved.view(3, -1)[2].max() > 0
+    truth = lay_out(bundle, [lesson], encode_lessons(bundle, [lesson]), CONFIG, generator(0, 0, "x"))
+    assert abs(truth.weights.mean() - 1) < 1e-5 and truth.weights.std() > 0
 
 
 def test_shifted_times_lean_to_noise():
@@ -42,11 +60,11 @@ def train(folder, batches, bundle, steps=CONFIG.optimisation.steps):
 
 def test_it_learns_what_it_is_shown_and_resumes_to_the_same_bits(tmp_path):
     bundle = toy_bundle()
-    examples = [toy_example(turns, f"s{turns}") for turns in (1, 2, 2)]
-    tables = encode_examples(bundle, examples)
-    truth = lay_out(bundle, examples, tables, CONFIG, generator(0, 0, "check"))
+    lessons = [Lesson.of(toy_example(turns, f"s{turns}")) for turns in (1, 2, 2)]
+    tables = encode_lessons(bundle, lessons)
+    truth = lay_out(bundle, lessons, tables, CONFIG, generator(0, 0, "check"))
     before, _ = supervised_loss(bundle, truth, 0.2)
-    seen = train(tmp_path / "whole", lambda step: (examples, tables), bundle)
+    seen = train(tmp_path / "whole", lambda step: (lessons, tables), bundle)
     after, metrics = supervised_loss(bundle, truth, 0.2)
     assert after < 0.8 * before and metrics["trace_accuracy"] > 0.5
     assert seen[-1]["progress"] == 1.0 and seen[-1]["sft/flow_loss"] > 0
@@ -54,13 +72,13 @@ def test_it_learns_what_it_is_shown_and_resumes_to_the_same_bits(tmp_path):
     def killed(step):
         if step == 17:
             raise KeyboardInterrupt
-        return examples, tables
+        return lessons, tables
 
     again = toy_bundle()
     try:
         train(tmp_path / "cut", killed, again)
     except KeyboardInterrupt:
         again = toy_bundle()
-    train(tmp_path / "cut", lambda step: (examples, tables), again)
+    train(tmp_path / "cut", lambda step: (lessons, tables), again)
     for one, other in zip(bundle.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other)
