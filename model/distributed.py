@@ -8,7 +8,6 @@ whole batch by whoever computes it, so gradients are summed over the ranks, neve
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -30,7 +29,7 @@ PATIENCE = timedelta(minutes=20)  # how long a rank waits for the others before 
 @contextmanager
 def processes() -> Iterator[None]:
     """Within this block the processes that torchrun started are one group (gloo on CPUs, NCCL between GPUs)."""
-    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+    if not dist.is_torchelastic_launched() or dist.is_initialized():
         yield
         return
     gpu = torch.cuda.is_available()
@@ -55,7 +54,7 @@ def world() -> int:
 
 def device() -> str:
     """Where this process computes: its own GPU where there is one."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{dist.get_node_local_rank(fallback_rank=0)}" if torch.cuda.is_available() else "cpu"
 
 
 # --- what each takes, what all know -----------------------------------------------------------------------------------

@@ -21,7 +21,14 @@ def _enter(rank, world, port, function, arguments):
     from model.distributed import processes
 
     torch.set_num_threads(1)
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    names = {
+        "TORCHELASTIC_RUN_ID": "test",
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": world,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     os.environ.update({name: str(value) for name, value in names.items()})
     with processes():
         function(*arguments)
