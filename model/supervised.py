@@ -22,7 +22,7 @@ Batches = Callable[[int], tuple[Sequence[Lesson], Sequence[Pictures]]]
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """One packed batch with everything its loss needs; per token `noise`, `noisy` (N, C), `timesteps`, `weights` (N,)."""
+    """One packed batch with what its loss needs; per token `noise`, `noisy` (N, C), `timesteps`, `weights` (N,)."""
 
     batch: PackedBatch
     pictures: Pictures
