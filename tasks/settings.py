@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     prefect_port: int = Field(4200, validation_alias="EDIT_R2_PREFECT_PORT", ge=1, le=65535)
     mlflow_port: int = Field(5000, validation_alias="EDIT_R2_MLFLOW_PORT", ge=1, le=65535)
     threads: int | None = Field(None, validation_alias=AliasChoices("EDIT_R2_THREADS", "OMP_NUM_THREADS"), ge=1)
+    processes: int = Field(1, validation_alias="EDIT_R2_PROCESSES", ge=1)  # of SFT and RL, one per GPU
     telemetry: bool = Field(False, validation_alias="EDIT_R2_TELEMETRY")
     offline: bool = Field(True, validation_alias="EDIT_R2_OFFLINE")
     debug: bool = Field(False, validation_alias="EDIT_R2_DEBUG")

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data.errors import UserError
 from mlflow_config.settings import Stage
@@ -114,24 +114,30 @@ def _ready_plan(checkpoint: str) -> Plan:
 
 def sft_plan(parameters: Parameters, sessions: Dataset, base: ModelRecord) -> Plan:
     """Supervised fine-tuning."""
-
-    def train(folder: Path, report: Report) -> Path:
-        from model.sft import train_sft as fine_tune
-
-        return fine_tune(parameters.sft, models.fetch(base.model_id), sessions.folder, folder, report)
-
+    train = _tuning("sft", parameters.sft, sessions, base)
     return Plan(Stage.TRAIN_SFT, "sft", {"sft": parameters.sft}, sessions, base, train)
 
 
 def rl_plan(parameters: Parameters, sessions: Dataset, sft: ModelRecord) -> Plan:
     """Reinforcement learning."""
+    train = _tuning("rl", parameters.rl, sessions, sft)
+    return Plan(Stage.TRAIN_RL, "rl", {"rl": parameters.rl}, sessions, sft, train)
+
+
+def _tuning(name: Literal["sft", "rl"], config: Any, sessions: Dataset, parent: ModelRecord) -> Train:
+    """The trainer of a stage, in this process or, where the settings ask for several, by `torchrun`."""
 
     def train(folder: Path, report: Report) -> Path:
-        from model.rl import train_rl as reinforce
+        places = (models.fetch(parent.model_id), sessions.folder, folder)
+        if settings().processes > 1:
+            from tasks import launch
 
-        return reinforce(parameters.rl, models.fetch(sft.model_id), sessions.folder, folder, report)
+            return launch.train(name, config, *places, report, settings().processes)
+        from model import rl, sft
 
-    return Plan(Stage.TRAIN_RL, "rl", {"rl": parameters.rl}, sessions, sft, train)
+        return (sft.train_sft if name == "sft" else rl.train_rl)(config, *places, report)
+
+    return train
 
 
 def part(report: Report, prefix: str, begin: float, end: float) -> Report:
