@@ -1,7 +1,9 @@
 """The losses and advantages of multi-turn RL: pure functions on tensors, float32.
 
-Sources: Flow-GRPO (arXiv 2505.05470), GRPO-Guard (arXiv 2510.22319), Edit-R2 (arXiv 2606.05950). `b` counts sessions
-(groups), `g` trajectories of a group, `t` turns. Absent rewards are NaN on the way in and never reach a statistic.
+Sources: Flow-GRPO (arXiv 2505.05470), GRPO-Guard (arXiv 2510.22319), DiffusionNFT (arXiv 2509.16117), Edit-R2 (arXiv
+2606.05950). `b` counts sessions (groups), `g` trajectories of a group, `t` turns. Absent rewards are NaN on the way in
+and never reach a statistic. A member of a group may have gone on from a sibling's picture: `before` (b, g, t) names,
+per turn, the member whose turn before it started from.
 """
 
 from __future__ import annotations
@@ -29,24 +31,29 @@ def combine_rewards(metrics: dict[str, Tensor], weights: dict[str, float]) -> Te
     return (values.nan_to_num() * share).sum(0) / share.sum(0)
 
 
-def healthy_turns(following: Tensor, exists: Tensor, *, threshold: float = 0.0) -> Tensor:
+def healthy_turns(following: Tensor, exists: Tensor, before: Tensor | None = None, *, threshold: float = 0.0) -> Tensor:
     """The trajectory filter as released: a failed turn still teaches, its successors do not.
 
     Args:
         following: (b, g, t) instruction following, NaN where absent; an absence is no failure.
         exists: (b, g, t) bool, False beyond a session's last turn.
+        before: None where every member went on from its own pictures.
 
     Returns:
         (b, g, t) bool, True where the turn may teach.
     """
-    failed = (following <= threshold) & exists
-    failed_before = failed.long().cumsum(-1) - failed.long() > 0
-    return exists & ~failed_before
+    sound = ~((following <= threshold) & exists)
+    turns = [torch.ones_like(sound[..., 0])]
+    for turn in range(1, exists.shape[-1]):
+        unbroken = turns[-1] & sound[..., turn - 1]
+        turns.append(unbroken if before is None else unbroken.gather(1, before[..., turn]))
+    return exists & torch.stack(turns, -1)
 
 
 def advantages(
     rewards: Tensor,
     learns: Tensor,
+    before: Tensor | None = None,
     *,
     grouping: Literal["turn", "session", "improvement"],
     minimum_spread: float = 0.0,
@@ -60,6 +67,7 @@ def advantages(
     Args:
         rewards: (b, g, t), NaN where absent.
         learns: (b, g, t) bool.
+        before: as in `healthy_turns`.
         minimum_spread: a group whose standard deviation is not above it gets advantage 0.
         bound: advantages are clamped to [-bound, bound].
 
@@ -67,7 +75,8 @@ def advantages(
         (b, g, t), 0 where a turn does not teach.
     """
     if grouping == "improvement":
-        rewards = torch.cat([rewards[..., :1], rewards[..., 1:] - rewards[..., :-1]], dim=-1)
+        started = rewards[..., :-1] if before is None else rewards[..., :-1].gather(1, before[..., 1:])
+        rewards = torch.cat([rewards[..., :1], rewards[..., 1:] - started], dim=-1)
     learns = learns & ~rewards.isnan()
     over = (-2, -1) if grouping == "session" else (-2,)
     values = rewards.nan_to_num() * learns
@@ -94,6 +103,43 @@ def guarded_log_ratio(logprob: Tensor, old_logprob: Tensor, mean: Tensor, old_me
     """
     drift = ((mean - old_mean) ** 2).flatten(1).mean(1) / (2 * std**2)
     return (logprob - old_logprob + drift) * std
+
+
+def forward_process_loss(
+    velocity: Tensor,
+    old: Tensor,
+    target: Tensor,
+    times: Tensor,
+    advantage: Tensor,
+    *,
+    strength: float = 1.0,
+    bound: float = 5.0,
+) -> Tensor:
+    """DiffusionNFT: flow matching towards good samples, and away from bad ones, on the line through the old policy.
+
+    With r = clip(A / (2 bound) + 1/2, 0, 1), v+ = s v + (1 - s) v_old and v- = (1 + s) v_old - s v, the loss is
+    bound (r E(v+) + (1 - r) E(v-)) / s, where E is the squared error of the predicted clean picture over its mean
+    absolute error. At v = v_old its gradient is A times that of flow matching on the sample.
+
+    Args:
+        velocity, old: (n, tokens, channels) at the noisy pictures, of the policy and of the one that sampled.
+        target: (n, tokens, channels) true velocity, noise minus sample.
+        times: (n,) of the noisy pictures.
+        advantage: (n,); 0 means that the sample teaches nothing, and its loss is 0.
+
+    Returns:
+        (n,).
+    """
+    share = (advantage / (2 * bound) + 0.5).clamp(0, 1)
+    change = strength * (velocity - old.detach())
+    near, far = (_clean_error(old.detach() + side * change - target, times) for side in (1, -1))
+    return (advantage != 0) * bound * (share * near + (1 - share) * far) / strength
+
+
+def _clean_error(error: Tensor, times: Tensor) -> Tensor:
+    """(n,) of velocity errors (n, tokens, channels): the predicted clean picture is off by t times the error."""
+    off = (error * times.view(-1, 1, 1)).flatten(1)
+    return (off**2).mean(1) / off.detach().abs().mean(1).clamp_min(1e-5)
 
 
 def velocity_kl(velocity: Tensor, reference: Tensor) -> Tensor:

@@ -1,8 +1,14 @@
-"""Replay of sampled trajectories under the current weights: all turns of many sessions in one packed forward."""
+"""Replay of sampled trajectories under the current weights: all turns of many sessions in one packed forward.
+
+A forward needs noisy pictures. `explored` gives those that the sampler itself stepped from (Flow-GRPO), `renoised`
+draws new ones from what the sampler ended with (DiffusionNFT, and a KL without either). Turns that teach nothing have
+none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,70 +23,79 @@ from model.modeling import EditModel
 from model.packing import PackedBatch, Pictures, pack, session_segments
 from model.rollout import Exploration, Trajectory, Window
 from model.tokenizer import encode_texts
+from model.trainer import generator
 
 
-class Replay(NamedTuple):
-    """J stochastic picture steps (N tokens, C channels), M decisions of traces; each with its trajectory and turn."""
+@dataclass(frozen=True)
+class Lesson:
+    """A trajectory and the turns of it (from 0) whose pictures and traces are replayed; the others are context."""
 
-    step: samplers.Step  # next, mean (J, N, C); std, logprob (J,)
-    velocity: Tensor  # (J, N, C)
-    picture_row: Tensor  # (J,) trajectory
-    picture_turn: Tensor  # (J,) from 0
-    text_logprobs: Tensor  # (M,)
-    text_entropy: Tensor  # (M,)
-    text_row: Tensor  # (M,)
-    text_turn: Tensor  # (M,)
+    row: int  # of the iteration's trajectories
+    trajectory: Trajectory
+    pictures: tuple[int, ...]
+    traces: tuple[int, ...]
+
+    @staticmethod
+    def whole(row: int, trajectory: Trajectory) -> Lesson:
+        """Everything that the member did itself."""
+        turns = tuple(range(trajectory.own, len(trajectory.turns)))
+        return Lesson(row, trajectory, turns, turns)
+
+    @property
+    def length(self) -> int:
+        """Turns that must be laid out: nothing is learned after them."""
+        return max((*self.pictures, *self.traces), default=-1) + 1
+
+
+class Noisy(NamedTuple):
+    """K noisy pictures of each of T turns, by lesson, then by turn. N tokens, C channels."""
+
+    states: Tensor  # (T, K, N, C)
+    times: Tensor  # (T, K)
+
+
+class Transitions(NamedTuple):
+    """What the sampler did from J noisy pictures."""
+
+    following: Tensor  # (J, N, C)
+    means: Tensor  # (J, N, C)
+    logprobs: Tensor  # (J,)
+    times: Tensor  # (J,) of `following`
 
 
 class Stored(NamedTuple):
-    """Trajectories laid out for replay: the forward's inputs, and what was sampled, in the forward's order."""
+    """Trajectories laid out for replay: the forward's inputs, and the log-probabilities of what was written."""
 
     batch: PackedBatch
     pictures: Pictures
     states: Tensor  # (J, N, C)
-    following: Tensor  # (J, N, C)
-    means: Tensor  # (J, N, C)
-    logprobs: Tensor  # (J,)
-    times: Tensor  # (J, 2) from, to
+    times: Tensor  # (J,)
     text_logprobs: Tensor  # (M,)
+    draws: int  # noisy pictures of a turn
 
 
-def store(
-    bundle: Bundle,
-    examples: Sequence[Example],
-    chosen: Sequence[Trajectory],
-    config: SamplingConfig,
-    window: Exploration,
-) -> Stored:
-    """Lay sampled trajectories out; a target picture only lends its grid, so the last one is never encoded."""
-    sessions, tables, windows, first_picture, first_noisy = [], [], [], 0, 0
-    for trajectory in chosen:
-        turns = len(trajectory.turns)
-        rows = [*range(first_picture, first_picture + turns), first_picture + turns - 1]
-        noisy = [range(first_noisy + k * window.size, first_noisy + (k + 1) * window.size) for k in range(turns)]
-        texts = [turn.instruction for turn in examples[trajectory.session].session.turns]
-        traces = [turn.trace for turn in trajectory.turns] if config.write_trace else None
-        truncated = [turn.truncated for turn in trajectory.turns] if config.write_trace else None
-        instructions = encode_texts(bundle.tokenizer, texts)
-        guided = config.text_guidance > 1
-        sessions.append(session_segments(instructions, rows, noisy, traces, truncated=truncated, guided=guided))
-        tables += trajectory.history
-        windows += [_window(turn.window) for turn in trajectory.turns]
-        first_picture, first_noisy = first_picture + turns, first_noisy + turns * window.size
-    pictures = Pictures.concatenate(tables)
+class Replay(NamedTuple):
+    """J noisy pictures (N tokens, C channels), M decisions of traces; each with its lesson and turn (from 0)."""
+
+    velocity: Tensor  # (J, N, C)
+    picture_lesson: Tensor  # (J,)
+    picture_turn: Tensor  # (J,)
+    text_logprobs: Tensor  # (M,)
+    text_entropy: Tensor  # (M,)
+    text_lesson: Tensor  # (M,)
+    text_turn: Tensor  # (M,)
+
+
+def explored(lessons: Sequence[Lesson], config: SamplingConfig, window: Exploration) -> tuple[Noisy, Transitions]:
+    """The stochastic steps that the sampler took; ValueError where it took none."""
+    found = [_window(lesson.trajectory.turns[turn].window) for lesson in lessons for turn in lesson.pictures]
     grid = samplers.schedule(config.points, config.shift)
-    span = torch.stack([grid[window.start : window.start + window.size], grid[window.start + 1 :][: window.size]], 1)
-    old_text = [turn.trace_logprobs for trajectory in chosen for turn in trajectory.turns]
-    return Stored(
-        batch=pack(sessions, pictures, bundle.special),
-        pictures=pictures,
-        states=torch.cat([window.states for window in windows]),
-        following=torch.cat([window.following for window in windows]),
-        means=torch.cat([window.means for window in windows]),
-        logprobs=torch.cat([window.logprobs for window in windows]),
-        times=span.repeat(len(windows), 1),
-        text_logprobs=torch.cat(old_text),
+    span = grid[window.start : window.start + window.size + 1].repeat(len(found), 1)
+    states, following, means, logprobs = (
+        _stack([getattr(one, name) for one in found]) for name in ("states", "following", "means", "logprobs")
     )
+    done = Transitions(following.flatten(0, 1), means.flatten(0, 1), logprobs.flatten(), span[:, 1:].flatten())
+    return Noisy(states, span[:, :-1]), done
 
 
 def _window(window: Window | None) -> Window:
@@ -89,31 +104,105 @@ def _window(window: Window | None) -> Window:
     return window
 
 
-def replay(model: EditModel, stored: Stored, config: SamplingConfig, window: Exploration) -> Replay:
-    """Log-probabilities, under `model`, of what was sampled."""
-    batch, shape = stored.batch, stored.states.shape
-    times = stored.times[:, 0].repeat_interleave(shape[1])
-    guidance = Guidance(text=config.text_guidance, image=config.image_guidance)
-    output = model(batch, stored.pictures, stored.states.flatten(0, 1), times, guidance)
-    velocity = output.velocity.view(shape)
-    step = samplers.step(
-        stored.states,
-        velocity,
-        stored.times[:, 0],
-        stored.times[:, 1],
-        kind=window.kind,
-        noise_level=window.noise_level,
-        next_x=stored.following,
+def _stack(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts) if parts else torch.zeros(0, 0, 0, 0)
+
+
+def renoised(
+    lessons: Sequence[Lesson], examples: Sequence[Example], draws: int, shift: float, seed: int, step: int
+) -> tuple[Noisy, Tensor]:
+    """Sampled pictures with fresh noise x_t = (1 - t) x_0 + t e at `draws` times, one in each equal part of (0, 1).
+
+    Returns:
+        The noisy pictures and their true velocities e - x_0 (J, N, C).
+    """
+    states, times, targets = [], [], []
+    for lesson in lessons:
+        done = lesson.trajectory
+        for turn in lesson.pictures:
+            name = f"renoise/{examples[done.session].session.id}/{turn}/{done.member}"
+            random, clean = generator(seed, step, name), done.turns[turn].latents
+            t = (torch.arange(draws) + torch.rand(draws, generator=random)) / max(1, draws)
+            t = shift * t / (1 + (shift - 1) * t)
+            noise = torch.randn((draws, *clean.shape), generator=random).to(clean.device)
+            times.append(t)
+            targets.append(noise - clean)
+            states.append(clean + t.to(clean.device)[:, None, None] * targets[-1])
+    target = _stack(targets)
+    return Noisy(_stack(states), torch.stack(times) if times else torch.zeros(0, 0)), target.flatten(0, 1)
+
+
+def store(
+    bundle: Bundle,
+    examples: Sequence[Example],
+    lessons: Sequence[Lesson],
+    config: SamplingConfig,
+    noisy: Noisy,
+    *,
+    guided: bool = False,
+) -> Stored:
+    """Lay lessons out; a target picture only lends its grid, so the last one is never encoded."""
+    draws = noisy.states.shape[1]
+    sessions, tables, first_picture, first_noisy = [], [], 0, 0
+    for lesson in lessons:
+        done, turns = lesson.trajectory, range(lesson.length)
+        rows = [*range(first_picture, first_picture + len(turns)), first_picture + len(turns) - 1]
+        numbers: list[range] = []
+        for turn in turns:
+            count = draws if turn in lesson.pictures else 0
+            numbers.append(range(first_noisy, first_noisy + count))
+            first_noisy += count
+        instructions = [turn.instruction for turn in examples[done.session].session.turns[: len(turns)]]
+        # A trace is seen by its own turn only, so turns that teach nothing do without.
+        taught = [turn in lesson.traces or turn in lesson.pictures for turn in turns]
+        traces = [done.turns[k].trace if taught[k] else None for k in turns] if config.write_trace else None
+        truncated = [done.turns[k].truncated for k in turns]
+        encoded = encode_texts(bundle.tokenizer, instructions)
+        sessions.append(session_segments(encoded, rows, numbers, traces, truncated=truncated, guided=guided))
+        tables += done.history[: len(turns)]
+        first_picture += len(turns)
+    pictures, device = Pictures.concatenate(tables), bundle.model.device
+    return Stored(
+        batch=pack(sessions, pictures, bundle.special).to(device),
+        pictures=pictures,
+        states=noisy.states.flatten(0, 1).to(device),
+        times=noisy.times.flatten().to(device),
+        text_logprobs=_trace_logprobs(lessons).to(device),
+        draws=max(1, draws),
     )
-    logits = output.text_logits.float() / (config.temperature or 1.0)
-    distribution = logits.log_softmax(-1)
+
+
+def _trace_logprobs(lessons: Sequence[Lesson]) -> Tensor:
+    """(M,) of every trace that is laid out, by lesson, then by turn."""
+    listed = [(lesson.trajectory.turns[k]) for lesson in lessons for k in sorted({*lesson.traces, *lesson.pictures})]
+    return torch.cat([turn.trace_logprobs for turn in listed]) if listed else torch.zeros(0)
+
+
+def replay(model: EditModel, stored: Stored, config: SamplingConfig) -> Replay:
+    """Velocities at the noisy pictures and log-probabilities of the traces, under `model`."""
+    batch, shape = stored.batch, stored.states.shape
+    guidance = Guidance(text=config.text_guidance, image=config.image_guidance) if batch.guided else None
+    output = model(batch, stored.pictures, stored.states.flatten(0, 1), stored.times, guidance)
+    distribution = (output.text_logits.float() / (config.temperature or 1.0)).log_softmax(-1)
     return Replay(
-        step,
-        velocity,
+        output.velocity.view(shape),
         batch.noisy_session,
         batch.noisy_turn - 1,
         distribution.gather(-1, output.text_targets[:, None])[:, 0],
         -(distribution.exp() * distribution).sum(-1),
         batch.text_session[output.text_segment],
         batch.text_turn[output.text_segment] - 1,
+    )
+
+
+def transition(stored: Stored, done: Transitions, velocity: Tensor, window: Exploration) -> samplers.Step:
+    """The sampler's own steps under the velocities (J, N, C) of a replay."""
+    return samplers.step(
+        stored.states,
+        velocity,
+        stored.times,
+        done.times,
+        kind=window.kind,
+        noise_level=window.noise_level,
+        next_x=done.following,
     )

@@ -27,6 +27,22 @@ def test_a_failed_turn_teaches_and_its_successors_do_not():
     assert healthy.tolist() == [[[True, True, False], [True, False, False], [True, True, False]]]
 
 
+def test_a_member_that_went_on_from_a_healthy_sibling_teaches_again():
+    following = torch.tensor([[[0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]])
+    exists = torch.ones(1, 3, 3, dtype=torch.bool)
+    before = torch.tensor([[[0, 1, 0], [1, 1, 1], [2, 2, 2]]])
+    healthy = objectives.healthy_turns(following, exists, before)
+    assert healthy.tolist() == [[[True, True, True], [True, True, True], [True, False, False]]]
+    # What it goes on from counts, not what it did itself.
+    before = torch.tensor([[[0, 1, 1], [1, 1, 1], [2, 2, 1]]])
+    assert objectives.healthy_turns(following, exists, before)[0, :, 2].tolist() == [True, True, True]
+    rewards = torch.tensor([[[0.0, 1.0], [0.8, 0.7]]])
+    learns, before = torch.ones(1, 2, 2, dtype=torch.bool), torch.tensor([[[0, 1], [1, 1]]])
+    improved = objectives.advantages(rewards, learns, before, grouping="improvement")
+    # Both started turn 2 from 0.8: gains of 0.2 and -0.1.
+    assert torch.allclose(improved[0, :, 1], torch.tensor([1.0, -1.0]), atol=1e-3)
+
+
 def test_turn_advantages_ignore_turns_that_do_not_teach():
     rewards = torch.tensor([[[1.0, 0.2], [0.0, 0.4], [0.5, 99.0]]])
     learns = torch.tensor([[[True, True], [True, True], [True, False]]])
@@ -68,6 +84,64 @@ def test_the_gradient_at_ratio_one_is_the_policy_gradient():
     advantage = torch.tensor([1.0, -2.0, 0.5])
     objectives.clipped_policy_loss(log_ratio, advantage, 1e-5).sum().backward()
     assert torch.allclose(log_ratio.grad, -advantage)
+
+
+def forward_process(velocity, advantage, old=1.0, strength=1.0):
+    given = torch.full((1, 1, 1), velocity), torch.full((1, 1, 1), old), torch.zeros(1, 1, 1)
+    return objectives.forward_process_loss(
+        *given, torch.tensor([0.5]), torch.tensor([advantage]), strength=strength, bound=5.0
+    )
+
+
+def test_forward_process_loss_by_hand():
+    # v = 1.5, v_old = 1, true 0, t = 0.5: the good policy is off by 0.75, the bad one (v- = 0.5) by 0.25; the error
+    # over its own size leaves 0.75 and 0.25. A = 2 gives r = 0.7.
+    assert torch.allclose(forward_process(1.5, 2.0), torch.tensor([5 * (0.7 * 0.75 + 0.3 * 0.25)]))
+    # Half as far: v+ = 1.25, v- = 0.75.
+    assert torch.allclose(
+        forward_process(1.5, 2.0, strength=0.5), torch.tensor([5 * (0.7 * 0.625 + 0.3 * 0.375) / 0.5])
+    )
+    assert forward_process(1.5, 0.0).item() == 0, "what teaches nothing costs nothing"
+    assert torch.allclose(forward_process(1.5, 50.0), forward_process(1.5, 5.0)), "r is clipped"
+
+
+def test_forward_process_gradient_at_the_old_policy_is_the_advantage_times_flow_matching():
+    for advantage in (2.0, -2.0):
+        velocity = torch.full((1, 1, 1), 1.0, requires_grad=True)
+        loss = objectives.forward_process_loss(
+            velocity, velocity, torch.zeros(1, 1, 1), torch.tensor([0.5]), torch.tensor([advantage])
+        )
+        loss.sum().backward()
+        # d/dv of t^2 v^2 / (t |v|), the denominator held: 2 t.
+        assert torch.allclose(velocity.grad, torch.tensor(advantage * 2 * 0.5))
+
+
+def test_forward_process_learning_raises_the_reward():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(3, 64), torch.nn.SiLU(), torch.nn.Linear(64, 2))
+    optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
+
+    def velocity(x, t):
+        return network(torch.cat([x, t.view(-1, 1, 1).expand(-1, 1, 1)], -1))
+
+    means = []
+    for _ in range(60):
+        with torch.no_grad():
+            x = torch.randn(128, 1, 2)
+            for i in range(8):
+                x = x - velocity(x, torch.full((128,), 1 - i / 8)) / 8
+        reward = -(x[:, 0] - torch.tensor([1.0, -1.0])).norm(dim=1)
+        means.append(reward.mean().item())
+        advantage = objectives.advantages(
+            reward.view(8, 16, 1), torch.ones(8, 16, 1, dtype=torch.bool), grouping="turn"
+        ).flatten()
+        t, noise = torch.rand(128), torch.randn(128, 1, 2)
+        seen = velocity(x + t.view(-1, 1, 1) * (noise - x), t)
+        loss = objectives.forward_process_loss(seen, seen, noise - x, t, advantage)
+        optimiser.zero_grad()
+        loss.mean().backward()
+        optimiser.step()
+    assert sum(means[-5:]) / 5 > means[0] + 0.5, (means[0], means[-5:])
 
 
 def test_guard_takes_the_drift_of_the_mean_out_of_the_ratio():

@@ -6,9 +6,10 @@ from safetensors.torch import load_file
 
 from data.build import SessionsConfig, build
 from data.errors import UserError
-from model import rl
+from model import learning, rl
 from model.bundle import load
 from model.config import Optimisation, RlConfig, SamplingConfig
+from model.experience import explore, summarise
 from tests.model.toys import toy_bundle
 
 CONFIG = RlConfig(
@@ -66,6 +67,35 @@ def test_it_learns_reports_and_resumes_to_the_same_bits(parent, sessions, tmp_pa
         assert torch.equal(value, weights(tmp_path / "cut")[name]), name
 
 
+NFT = dataclasses.replace(CONFIG, objective="nft", shared_noise=False, nft_draws=2)
+
+
+def test_forward_process_learning_resumes_to_the_same_bits(parent, sessions, tmp_path):
+    seen = train(parent, sessions, tmp_path / "whole", NFT)
+    assert seen[0]["rl/image_loss"] and "rl/text_ratio" in seen[0]
+    assert "rl/image_ratio" not in seen[0] and "rl/window_start" not in seen[0], "it has neither ratio nor window"
+    with pytest.raises(KeyboardInterrupt):
+        train(parent, sessions, tmp_path / "cut", NFT, stop_after=1)
+    train(parent, sessions, tmp_path / "cut", NFT)
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(tmp_path / "cut")[name]), name
+
+
+def test_practice_sessions_are_used_where_there_are_any(sessions, tmp_path):
+    folder = build(SessionsConfig(train=2, practice=3, validation=0), tmp_path / "sessions", "sessions")
+    assert len(rl.practice(folder)) == 3 and len(rl.practice(folder)[0].images) == 1
+    assert len(rl.practice(sessions)) == 6
+
+
+def test_the_generation_expert_learns_at_its_own_rate(parent, sessions, tmp_path):
+    one = dataclasses.replace(CONFIG.optimisation, steps=1)
+    config = dataclasses.replace(CONFIG, generation_learning_rate=0.0, kl="none", updates=1, optimisation=one)
+    train(parent, sessions, tmp_path / "text", config)
+    before, after = weights(parent), weights(tmp_path / "text")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and not any("moe_gen" in name or "llm2vae" in name or "time_embedder" in name for name in moved)
+
+
 def test_a_finished_run_is_not_run_again(parent, sessions, tmp_path):
     (tmp_path / "done").mkdir()
     assert train(parent, sessions, tmp_path / "done") == []
@@ -83,8 +113,10 @@ def test_each_policy_can_learn_alone(parent, sessions, tmp_path, policy):
 
 
 def test_a_replay_that_differs_from_the_rollout_stops_the_run(parent, sessions, tmp_path, monkeypatch):
-    store = rl.store
-    monkeypatch.setattr(rl, "store", lambda *a: store(*a)._replace(logprobs=store(*a).logprobs + 0.01))
+    store = learning.store
+    monkeypatch.setattr(
+        learning, "store", lambda *a, **k: store(*a, **k)._replace(text_logprobs=store(*a, **k).text_logprobs + 0.01)
+    )
     with pytest.raises(UserError, match="does not reproduce the rollout"):
         train(parent, sessions, tmp_path / "off")
     assert not (tmp_path / "off").exists()
@@ -99,8 +131,8 @@ def test_a_group_of_identical_samples_stops_the_run(parent, sessions, tmp_path):
 def test_absent_rewards_and_missing_turns_never_reach_a_statistic(parent, sessions):
     from data.loader import SessionFolder
 
-    experience = rl.explore(load(parent), SessionFolder(sessions, "train", targets=False), CONFIG, 0)
+    experience = explore(load(parent), SessionFolder(sessions, "train", targets=False), CONFIG, 0)
     assert experience.rewards[experience.exists].isfinite().all()
     assert (experience.image_advantages[~experience.exists] == 0).all()
     assert not experience.exists.all(), "sessions of different lengths, or this shows nothing"
-    assert all(value == value for value in rl.summarise(experience, CONFIG).values())
+    assert all(value == value for value in summarise(experience, CONFIG).values())

@@ -1,0 +1,221 @@
+"""Learning from an RL iteration's experience: what is replayed, the joint loss, and the checks on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.errors import UserError
+from model import objectives
+from model.bundle import Bundle
+from model.config import RlConfig
+from model.experience import Experience
+from model.modeling import EditModel
+from model.replay import Lesson, Replay, Stored, Transitions, explored, renoised, replay, store, transition
+from model.trainer import Trainer
+
+ON_POLICY_TOLERANCE = 1e-4  # of the ratio before the first update
+Metrics = dict[str, float]
+
+
+@dataclass
+class Chunk:
+    """Lessons that are replayed in one forward, with all that does not change between the iteration's updates."""
+
+    lessons: Sequence[Lesson]
+    stored: Stored
+    done: Transitions | None  # the sampler's own steps
+    target: Tensor | None  # (J, N, C) true velocities of fresh noise
+    reference: Tensor | None = None  # (J, N, C) velocities of the reference policy
+    old: Tensor | None = None  # (J, N, C) velocities of the policy that sampled
+
+
+def lessons(experience: Experience, config: RlConfig) -> list[Lesson]:
+    """What teaches: turns with an advantage, and, where a KL is paid, the pictures that the filter leaves."""
+    image, text = (a.flatten(0, 1) != 0 for a in (experience.image_advantages, experience.text_advantages))
+    learns = experience.learns.flatten(0, 1)
+    found = []
+    for row, piece in experience.pieces():
+        own = range(piece.own, len(piece.turns))
+        pictures = [
+            turn
+            for turn in own
+            if ("image" in config.policies and image[row, turn]) or (pays_kl(config) and learns[row, turn])
+        ]
+        traces = [turn for turn in own if "text" in config.policies and text[row, turn]]
+        if pictures or traces:
+            found.append(Lesson(row, piece, tuple(pictures), tuple(traces)))
+    return found
+
+
+def pays_kl(config: RlConfig) -> bool:
+    """Whether the distance to the reference policy is part of the loss."""
+    return config.kl != "none" and config.kl_weight > 0
+
+
+def prepare(
+    bundle: Bundle, reference: EditModel | None, experience: Experience, config: RlConfig, step: int
+) -> Iterator[Chunk]:
+    """The iteration's lessons in chunks of `replay_batch`, the reference's velocities computed."""
+    listed = lessons(experience, config)
+    for first in range(0, len(listed), config.replay_batch):
+        chosen = listed[first : first + config.replay_batch]
+        chunk = _lay_out(bundle, experience, chosen, config, step)
+        if reference is not None:
+            with torch.no_grad():
+                chunk.reference = replay(reference, chunk.stored, config.sampling).velocity
+        yield chunk
+
+
+def _lay_out(bundle: Bundle, experience: Experience, chosen: Sequence[Lesson], config: RlConfig, step: int) -> Chunk:
+    if experience.window is not None:
+        noisy, done = explored(chosen, config.sampling, experience.window)
+        guided = config.sampling.text_guidance > 1
+        stored = store(bundle, experience.examples, chosen, config.sampling, noisy, guided=guided)
+        return Chunk(chosen, stored, done, None)
+    shift, seed = config.sampling.shift, config.optimisation.seed
+    noisy, target = renoised(chosen, experience.examples, config.nft_draws, shift, seed, step)
+    stored = store(bundle, experience.examples, chosen, config.sampling, noisy)
+    return Chunk(chosen, stored, None, target.to(stored.states.device))
+
+
+def improve(
+    bundle: Bundle, reference: EditModel | None, trainer: Trainer, experience: Experience, config: RlConfig, step: int
+) -> Metrics:
+    """The iteration's optimiser steps; the numbers are those of the last one, ratios before the first are checked."""
+    chunks: list[Chunk] = []
+    metrics: Metrics = {}
+    for update in range(config.updates):
+        watched: list[Metrics] = []
+        source = prepare(bundle, reference, experience, config, step) if update == 0 else iter(chunks)
+        metrics = trainer.update(_losses(bundle.model, source, chunks, watched, experience, config, update == 0))
+        names = dict.fromkeys(name for found in watched for name in found)
+        metrics |= {name: float(np.mean([found[name] for found in watched if name in found])) for name in names}
+    return metrics
+
+
+def _losses(
+    model: EditModel,
+    source: Iterator[Chunk],
+    chunks: list[Chunk],
+    watched: list[Metrics],
+    experience: Experience,
+    config: RlConfig,
+    on_policy: bool,
+) -> Iterator[Tensor]:
+    """The loss of every chunk, in turn; chunks of the first update are kept for the others."""
+    for chunk in source:
+        result = replay(model, chunk.stored, config.sampling)
+        if on_policy:
+            check_on_policy(result, chunk, experience, config)
+            chunk.old = result.velocity.detach()
+            chunks += [chunk] if config.updates > 1 else []
+        parts, metrics = policy_losses(result, chunk, experience, config)
+        watched.append(metrics)
+        yield joint_loss(parts, config)
+
+
+def check_on_policy(result: Replay, chunk: Chunk, experience: Experience, config: RlConfig) -> None:
+    """Before the first update the replay must give the rollout's own log-probabilities."""
+    off = [result.text_logprobs - chunk.stored.text_logprobs]
+    if chunk.done is not None and experience.window is not None:
+        step = transition(chunk.stored, chunk.done, result.velocity, experience.window)
+        off.append(step.logprob - chunk.done.logprobs)
+    worst = max((part.detach().exp().sub(1).abs().max().item() for part in off if part.numel()), default=0.0)
+    if not worst < ON_POLICY_TOLERANCE:
+        raise UserError(
+            f"The replay does not reproduce the rollout: a ratio is off 1 by {worst:.2g} before the first update",
+            "Sample and replay with the same precision, guidance and temperature",
+        )
+
+
+def joint_loss(parts: dict[str, Tensor], config: RlConfig) -> Tensor:
+    """Weighted sum of what learns."""
+    weights = {"image": config.image_weight, "text": config.text_weight, "kl": config.kl_weight}
+    learning = [name for name in parts if name in config.policies or (name == "kl" and pays_kl(config))]
+    return sum((weights[name] * parts[name] for name in learning), torch.zeros(()).to(parts["text"]))
+
+
+def policy_losses(
+    result: Replay, chunk: Chunk, experience: Experience, config: RlConfig
+) -> tuple[dict[str, Tensor], Metrics]:
+    """Losses of a chunk by name (`image`, `text`, `kl`) and what to watch.
+
+    Every turn weighs the same, whatever its trace's length; a chunk's sum is divided by the turns of the iteration.
+    """
+    device, turns, draws = result.velocity.device, experience.exists.sum().item(), chunk.stored.draws
+    rows = torch.tensor([lesson.row for lesson in chunk.lessons], device=device)
+    image_advantage = experience.image_advantages.flatten(0, 1).to(device)[
+        rows[result.picture_lesson], result.picture_turn
+    ]
+    text_advantage = experience.text_advantages.flatten(0, 1).to(device)[rows[result.text_lesson], result.text_turn]
+    image, image_metrics = _image_loss(result, chunk, image_advantage, experience, config)
+    text, text_metrics = _text_loss(result, chunk, text_advantage, config)
+    kl = _kl(result, chunk, experience, config)
+    parts = {"image": image.sum() / (turns * draws), "text": text.sum() / turns, "kl": kl.sum() / (turns * draws)}
+    values = {"image_loss": parts["image"].item(), "text_loss": parts["text"].item(), "kl": parts["kl"].item()}
+    return parts, {**values, **image_metrics, **text_metrics}
+
+
+def _image_loss(
+    result: Replay, chunk: Chunk, advantage: Tensor, experience: Experience, config: RlConfig
+) -> tuple[Tensor, Metrics]:
+    """(J,) losses of noisy pictures."""
+    if chunk.done is None or experience.window is None:
+        if chunk.target is None or "image" not in config.policies:
+            return result.velocity.new_zeros(1), {}
+        old = chunk.old if chunk.old is not None else result.velocity
+        options = {"strength": config.nft_strength, "bound": config.advantage_clip}
+        loss = objectives.forward_process_loss(
+            result.velocity, old, chunk.target, chunk.stored.times, advantage, **options
+        )
+        return loss, {}
+    step = transition(chunk.stored, chunk.done, result.velocity, experience.window)
+    log_ratio = step.logprob - chunk.done.logprobs
+    if config.ratio_guard:
+        log_ratio = objectives.guarded_log_ratio(
+            step.logprob, chunk.done.logprobs, step.mean, chunk.done.means, step.std
+        )
+    return objectives.clipped_policy_loss(log_ratio, advantage, config.clip), _ratio("image", log_ratio, config.clip)
+
+
+def _text_loss(result: Replay, chunk: Chunk, advantage: Tensor, config: RlConfig) -> tuple[Tensor, Metrics]:
+    """(M,) losses of decisions, each divided by the length of its trace."""
+    log_ratio = result.text_logprobs - chunk.stored.text_logprobs
+    loss = objectives.clipped_policy_loss(log_ratio, advantage, config.text_clip) * share_of_trace(result)
+    if not len(log_ratio):
+        return loss, {}
+    return loss, {**_ratio("text", log_ratio, config.text_clip), "entropy": result.text_entropy.mean().item()}
+
+
+def _ratio(policy: str, log_ratio: Tensor, clip: float) -> Metrics:
+    if not len(log_ratio):
+        return {}
+    ratio = log_ratio.detach().exp()
+    outside = (ratio - 1).abs() > clip
+    return {f"{policy}_ratio": ratio.mean().item(), f"{policy}_clip_share": outside.float().mean().item()}
+
+
+def share_of_trace(result: Replay) -> Tensor:
+    """(M,) one over the length of the trace that a decision belongs to."""
+    if not len(result.text_lesson):
+        return result.text_logprobs.new_zeros(0)
+    trace = result.text_lesson * (result.text_turn.max() + 1) + result.text_turn
+    return 1.0 / torch.bincount(trace)[trace]
+
+
+def _kl(result: Replay, chunk: Chunk, experience: Experience, config: RlConfig) -> Tensor:
+    """(J,) distances to the reference policy."""
+    if chunk.reference is None:
+        return result.velocity.new_zeros(1)
+    if config.kl == "velocity" or chunk.done is None or experience.window is None:
+        return objectives.velocity_kl(result.velocity, chunk.reference)
+    step, other = (
+        transition(chunk.stored, chunk.done, velocity, experience.window)
+        for velocity in (result.velocity, chunk.reference)
+    )
+    return objectives.latent_kl(step.mean, other.mean, step.std)
