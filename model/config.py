@@ -34,6 +34,7 @@ class Optimisation:
     weight_decay: float = 0.01
     gradient_clip: float = 1.0  # global norm
     ema_decay: float = 0.99  # 0 keeps no average
+    masters: bool = True  # weights in lower precision learn as float32 copies (released: no)
     checkpoint_every: int = 200  # steps
     seed: int = 0
 

@@ -15,7 +15,7 @@ from model.bundle import Bundle
 from model.config import RlConfig
 from model.experience import Experience
 from model.modeling import EditModel
-from model.replay import Lesson, Replay, Stored, Transitions, explored, renoised, replay, store, transition
+from model.replay import Excerpt, Replay, Stored, Transitions, explored, renoised, replay, store, transition
 from model.trainer import Trainer
 
 ON_POLICY_TOLERANCE = 1e-4  # of the ratio before the first update
@@ -26,7 +26,7 @@ Metrics = dict[str, float]
 class Chunk:
     """Lessons that are replayed in one forward, with all that does not change between the iteration's updates."""
 
-    lessons: Sequence[Lesson]
+    excerpts: Sequence[Excerpt]
     stored: Stored
     done: Transitions | None  # the sampler's own steps
     target: Tensor | None  # (J, N, C) true velocities of fresh noise
@@ -34,7 +34,7 @@ class Chunk:
     old: Tensor | None = None  # (J, N, C) velocities of the policy that sampled
 
 
-def lessons(experience: Experience, config: RlConfig) -> list[Lesson]:
+def excerpts(experience: Experience, config: RlConfig) -> list[Excerpt]:
     """What teaches: turns with an advantage, and, where a KL is paid, the pictures that the filter leaves."""
     image, text = (a.flatten(0, 1) != 0 for a in (experience.image_advantages, experience.text_advantages))
     learns = experience.learns.flatten(0, 1)
@@ -48,7 +48,7 @@ def lessons(experience: Experience, config: RlConfig) -> list[Lesson]:
         ]
         traces = [turn for turn in own if "text" in config.policies and text[row, turn]]
         if pictures or traces:
-            found.append(Lesson(row, piece, tuple(pictures), tuple(traces)))
+            found.append(Excerpt(row, piece, tuple(pictures), tuple(traces)))
     return found
 
 
@@ -60,8 +60,8 @@ def pays_kl(config: RlConfig) -> bool:
 def prepare(
     bundle: Bundle, reference: EditModel | None, experience: Experience, config: RlConfig, step: int
 ) -> Iterator[Chunk]:
-    """The iteration's lessons in chunks of `replay_batch`, the reference's velocities computed."""
-    listed = lessons(experience, config)
+    """The iteration's excerpts in chunks of `replay_batch`, the reference's velocities computed."""
+    listed = excerpts(experience, config)
     for first in range(0, len(listed), config.replay_batch):
         chosen = listed[first : first + config.replay_batch]
         chunk = _lay_out(bundle, experience, chosen, config, step)
@@ -71,7 +71,7 @@ def prepare(
         yield chunk
 
 
-def _lay_out(bundle: Bundle, experience: Experience, chosen: Sequence[Lesson], config: RlConfig, step: int) -> Chunk:
+def _lay_out(bundle: Bundle, experience: Experience, chosen: Sequence[Excerpt], config: RlConfig, step: int) -> Chunk:
     if experience.window is not None:
         noisy, done = explored(chosen, config.sampling, experience.window)
         guided = config.sampling.text_guidance > 1
@@ -148,11 +148,11 @@ def policy_losses(
     Every turn weighs the same, whatever its trace's length; a chunk's sum is divided by the turns of the iteration.
     """
     device, turns, draws = result.velocity.device, experience.exists.sum().item(), chunk.stored.draws
-    rows = torch.tensor([lesson.row for lesson in chunk.lessons], device=device)
+    rows = torch.tensor([excerpt.row for excerpt in chunk.excerpts], device=device)
     image_advantage = experience.image_advantages.flatten(0, 1).to(device)[
-        rows[result.picture_lesson], result.picture_turn
+        rows[result.picture_excerpt], result.picture_turn
     ]
-    text_advantage = experience.text_advantages.flatten(0, 1).to(device)[rows[result.text_lesson], result.text_turn]
+    text_advantage = experience.text_advantages.flatten(0, 1).to(device)[rows[result.text_excerpt], result.text_turn]
     image, image_metrics = _image_loss(result, chunk, image_advantage, experience, config)
     text, text_metrics = _text_loss(result, chunk, text_advantage, config)
     kl = _kl(result, chunk, experience, config)
@@ -202,9 +202,9 @@ def _ratio(policy: str, log_ratio: Tensor, clip: float) -> Metrics:
 
 def share_of_trace(result: Replay) -> Tensor:
     """(M,) one over the length of the trace that a decision belongs to."""
-    if not len(result.text_lesson):
+    if not len(result.text_excerpt):
         return result.text_logprobs.new_zeros(0)
-    trace = result.text_lesson * (result.text_turn.max() + 1) + result.text_turn
+    trace = result.text_excerpt * (result.text_turn.max() + 1) + result.text_turn
     return 1.0 / torch.bincount(trace)[trace]
 
 

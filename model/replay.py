@@ -27,7 +27,7 @@ from model.trainer import generator
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Excerpt:
     """A trajectory and the turns of it (from 0) whose pictures and traces are replayed; the others are context."""
 
     row: int  # of the iteration's trajectories
@@ -36,10 +36,10 @@ class Lesson:
     traces: tuple[int, ...]
 
     @staticmethod
-    def whole(row: int, trajectory: Trajectory) -> Lesson:
+    def whole(row: int, trajectory: Trajectory) -> Excerpt:
         """Everything that the member did itself."""
         turns = tuple(range(trajectory.own, len(trajectory.turns)))
-        return Lesson(row, trajectory, turns, turns)
+        return Excerpt(row, trajectory, turns, turns)
 
     @property
     def length(self) -> int:
@@ -48,7 +48,7 @@ class Lesson:
 
 
 class Noisy(NamedTuple):
-    """K noisy pictures of each of T turns, by lesson, then by turn. N tokens, C channels."""
+    """K noisy pictures of each of T turns, by excerpt, then by turn. N tokens, C channels."""
 
     states: Tensor  # (T, K, N, C)
     times: Tensor  # (T, K)
@@ -75,20 +75,20 @@ class Stored(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """J noisy pictures (N tokens, C channels), M decisions of traces; each with its lesson and turn (from 0)."""
+    """J noisy pictures (N tokens, C channels), M decisions of traces; each with its excerpt and turn (from 0)."""
 
     velocity: Tensor  # (J, N, C)
-    picture_lesson: Tensor  # (J,)
+    picture_excerpt: Tensor  # (J,)
     picture_turn: Tensor  # (J,)
     text_logprobs: Tensor  # (M,)
     text_entropy: Tensor  # (M,)
-    text_lesson: Tensor  # (M,)
+    text_excerpt: Tensor  # (M,)
     text_turn: Tensor  # (M,)
 
 
-def explored(lessons: Sequence[Lesson], config: SamplingConfig, window: Exploration) -> tuple[Noisy, Transitions]:
+def explored(excerpts: Sequence[Excerpt], config: SamplingConfig, window: Exploration) -> tuple[Noisy, Transitions]:
     """The stochastic steps that the sampler took; ValueError where it took none."""
-    found = [_window(lesson.trajectory.turns[turn].window) for lesson in lessons for turn in lesson.pictures]
+    found = [_window(excerpt.trajectory.turns[turn].window) for excerpt in excerpts for turn in excerpt.pictures]
     grid = samplers.schedule(config.points, config.shift)
     span = grid[window.start : window.start + window.size + 1].repeat(len(found), 1)
     states, following, means, logprobs = (
@@ -109,7 +109,7 @@ def _stack(parts: list[Tensor]) -> Tensor:
 
 
 def renoised(
-    lessons: Sequence[Lesson], examples: Sequence[Example], draws: int, shift: float, seed: int, step: int
+    excerpts: Sequence[Excerpt], examples: Sequence[Example], draws: int, shift: float, seed: int, step: int
 ) -> tuple[Noisy, Tensor]:
     """Sampled pictures with fresh noise x_t = (1 - t) x_0 + t e at `draws` times, one in each equal part of (0, 1).
 
@@ -117,9 +117,9 @@ def renoised(
         The noisy pictures and their true velocities e - x_0 (J, N, C).
     """
     states, times, targets = [], [], []
-    for lesson in lessons:
-        done = lesson.trajectory
-        for turn in lesson.pictures:
+    for excerpt in excerpts:
+        done = excerpt.trajectory
+        for turn in excerpt.pictures:
             name = f"renoise/{examples[done.session].session.id}/{turn}/{done.member}"
             random, clean = generator(seed, step, name), done.turns[turn].latents
             t = (torch.arange(draws) + torch.rand(draws, generator=random)) / max(1, draws)
@@ -135,26 +135,26 @@ def renoised(
 def store(
     bundle: Bundle,
     examples: Sequence[Example],
-    lessons: Sequence[Lesson],
+    excerpts: Sequence[Excerpt],
     config: SamplingConfig,
     noisy: Noisy,
     *,
     guided: bool = False,
 ) -> Stored:
-    """Lay lessons out; a target picture only lends its grid, so the last one is never encoded."""
+    """Lay excerpts out; a target picture only lends its grid, so the last one is never encoded."""
     draws = noisy.states.shape[1]
     sessions, tables, first_picture, first_noisy = [], [], 0, 0
-    for lesson in lessons:
-        done, turns = lesson.trajectory, range(lesson.length)
+    for excerpt in excerpts:
+        done, turns = excerpt.trajectory, range(excerpt.length)
         rows = [*range(first_picture, first_picture + len(turns)), first_picture + len(turns) - 1]
         numbers: list[range] = []
         for turn in turns:
-            count = draws if turn in lesson.pictures else 0
+            count = draws if turn in excerpt.pictures else 0
             numbers.append(range(first_noisy, first_noisy + count))
             first_noisy += count
         instructions = [turn.instruction for turn in examples[done.session].session.turns[: len(turns)]]
         # A trace is seen by its own turn only, so turns that teach nothing do without.
-        taught = [turn in lesson.traces or turn in lesson.pictures for turn in turns]
+        taught = [turn in excerpt.traces or turn in excerpt.pictures for turn in turns]
         traces = [done.turns[k].trace if taught[k] else None for k in turns] if config.write_trace else None
         truncated = [done.turns[k].truncated for k in turns]
         encoded = encode_texts(bundle.tokenizer, instructions)
@@ -167,14 +167,16 @@ def store(
         pictures=pictures,
         states=noisy.states.flatten(0, 1).to(device),
         times=noisy.times.flatten().to(device),
-        text_logprobs=_trace_logprobs(lessons).to(device),
+        text_logprobs=_trace_logprobs(excerpts).to(device),
         draws=max(1, draws),
     )
 
 
-def _trace_logprobs(lessons: Sequence[Lesson]) -> Tensor:
-    """(M,) of every trace that is laid out, by lesson, then by turn."""
-    listed = [(lesson.trajectory.turns[k]) for lesson in lessons for k in sorted({*lesson.traces, *lesson.pictures})]
+def _trace_logprobs(excerpts: Sequence[Excerpt]) -> Tensor:
+    """(M,) of every trace that is laid out, by excerpt, then by turn."""
+    listed = [
+        (excerpt.trajectory.turns[k]) for excerpt in excerpts for k in sorted({*excerpt.traces, *excerpt.pictures})
+    ]
     return torch.cat([turn.trace_logprobs for turn in listed]) if listed else torch.zeros(0)
 
 

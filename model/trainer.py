@@ -87,6 +87,11 @@ def _groups(
     ]
 
 
+def _master(parameter: nn.Parameter) -> nn.Parameter:
+    """A float32 copy of a weight in lower precision, in which small steps would be lost; any other weight itself."""
+    return parameter if parameter.dtype == torch.float32 else nn.Parameter(parameter.detach().float())
+
+
 class Trainer:
     """AdamW, learning-rate schedule, weight average and checkpoints of one module.
 
@@ -103,9 +108,10 @@ class Trainer:
     ) -> None:
         self.module, self.optimisation, self.folder = module, optimisation, folder
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        groups = _groups(self.parameters, optimisation.weight_decay, rates or {})
+        self.masters = {name: _master(p) if optimisation.masters else p for name, p in self.parameters.items()}
+        groups = _groups(self.masters, optimisation.weight_decay, rates or {})
         self.optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate, betas=(0.9, 0.99), foreach=True)
-        self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if optimisation.ema_decay else {}
+        self.average = {n: p.detach().clone() for n, p in self.masters.items()} if optimisation.ema_decay else {}
         self.step = 0
         self.notes: dict[str, Any] = {}
         self._stop = False
@@ -129,14 +135,17 @@ class Trainer:
             UserError: a loss or the gradient is not finite; no weight has been touched.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        self.module.zero_grad(set_to_none=True)
         total = 0.0
         for loss in [losses] if isinstance(losses, Tensor) else losses:
             loss.backward()
             total += loss.item()
         total = distributed.total(total)
-        norm = distributed.full(
-            nn.utils.clip_grad_norm_(list(self.parameters.values()), self.optimisation.gradient_clip)
-        )
+        for name, master in self.masters.items():
+            parameter = self.parameters[name]
+            if master is not parameter and parameter.grad is not None:
+                master.grad, parameter.grad = parameter.grad.float(), None
+        norm = distributed.full(nn.utils.clip_grad_norm_(list(self.masters.values()), self.optimisation.gradient_clip))
         if not (math.isfinite(total) and torch.isfinite(norm)):
             raise UserError(
                 f"Step {self.step}: the loss ({total}) or its gradient ({norm.item()}) is not finite",
@@ -146,6 +155,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         self.optimizer.step()
+        self._place(self.masters)
         self._follow()
         return {"loss": total, "gradient_norm": norm.item(), "learning_rate": rate}
 
@@ -155,13 +165,18 @@ class Trainer:
         # Early on the average follows closely, or it would remember the random start.
         decay = min(self.optimisation.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+            torch._foreach_lerp_(list(self.average.values()), list(self.masters.values()), 1 - decay)
+
+    @torch.no_grad()
+    def _place(self, values: Mapping[str, Tensor]) -> None:
+        """Copy weights into the module, in its precision."""
+        for name, value in values.items():
+            if value is not self.parameters[name]:
+                self.parameters[name].copy_(value)
 
     def use_average(self) -> None:
         """Put the averaged weights in place: the last act of a run."""
-        with torch.no_grad():
-            for name, value in self.average.items():
-                self.parameters[name].copy_(value)
+        self._place(self.average)
 
     # --- steps and checkpoints --------------------------------------------------------------------------------------
 
@@ -196,7 +211,7 @@ class Trainer:
         Tensors are written whole, by the first rank, so that a run may go on with another number of processes.
         """
         distributed.barrier(f"step {self.step}")
-        state = {"weights": self._whole(self.parameters), "optimizer": self._whole(self._moments())}
+        state = {"weights": self._whole(self.masters), "optimizer": self._whole(self._moments())}
         if self.average:
             state["average"] = self._whole(self.average)
         if distributed.rank() == 0:
@@ -221,7 +236,7 @@ class Trainer:
     def _moments(self) -> dict[str, Tensor]:
         return {
             f"{name}|{key}": torch.as_tensor(value)
-            for name, parameter in self.parameters.items()
+            for name, parameter in self.masters.items()
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
 
@@ -236,12 +251,13 @@ class Trainer:
         self.step, self.notes = state["step"], state["notes"]
         with torch.no_grad():
             for name, value in load_file(checkpoint / "weights.safetensors").items():
-                self.parameters[name].copy_(distributed.placed(value, self.parameters[name]))
+                self.masters[name].copy_(distributed.placed(value, self.masters[name]))
+        self._place(self.masters)
         if self.average:
             saved = load_file(checkpoint / "average.safetensors")
-            self.average = {name: distributed.placed(saved[name], p) for name, p in self.parameters.items()}
+            self.average = {name: distributed.placed(saved[name], p) for name, p in self.masters.items()}
         for key, value in load_file(checkpoint / "optimizer.safetensors").items():
             name, moment = key.rsplit("|", 1)
-            parameter = self.parameters[name]
+            parameter = self.masters[name]
             # AdamW counts its steps in a plain number on the CPU.
             self.optimizer.state[parameter][moment] = distributed.placed(value, parameter) if value.ndim else value

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model.config import SamplingConfig
-from model.replay import Lesson, explored, replay, store, transition
+from model.replay import Excerpt, explored, replay, store, transition
 from model.rollout import Exploration, rollout
 from tests.model.toys import toy_bundle, toy_example
 
@@ -36,9 +36,9 @@ def test_replay_gives_the_log_probabilities_of_the_rollout(bundle, examples, kin
     sampling = dataclasses.replace(SAMPLING, **changes)
     window = Exploration(kind, 0.6, 1, 2)
     chosen = sample(bundle, examples, sampling, window, group_size=2)
-    lessons = [Lesson.whole(row, trajectory) for row, trajectory in enumerate(chosen)]
-    noisy, done = explored(lessons, sampling, window)
-    stored = store(bundle, examples, lessons, sampling, noisy, guided=sampling.text_guidance > 1)
+    excerpts = [Excerpt.whole(row, trajectory) for row, trajectory in enumerate(chosen)]
+    noisy, done = explored(excerpts, sampling, window)
+    stored = store(bundle, examples, excerpts, sampling, noisy, guided=sampling.text_guidance > 1)
     result = replay(bundle.model, stored, sampling)
     step = transition(stored, done, result.velocity, window)
     assert step.logprob.shape == (sum(TURNS) * 2 * window.size,)
@@ -87,4 +87,4 @@ def test_the_same_seed_gives_the_same_bits(bundle, examples):
 def test_trajectories_without_exploration_cannot_be_replayed(bundle, examples):
     chosen = sample(bundle, examples, exploration=None)
     with pytest.raises(ValueError, match="stochastic"):
-        explored([Lesson.whole(0, chosen[0])], SAMPLING, Exploration("cps", 0.7, 0, 1))
+        explored([Excerpt.whole(0, chosen[0])], SAMPLING, Exploration("cps", 0.7, 0, 1))

@@ -77,6 +77,28 @@ def test_the_learning_rate_warms_up_and_decays(tmp_path):
     assert rates == pytest.approx([0.1, 1.0, 1.0, 0.55, 0.1])
 
 
+@pytest.mark.parametrize(("masters", "moves"), [(True, True), (False, False)])
+def test_small_steps_add_up_in_a_model_of_low_precision(tmp_path, masters, moves):
+    small = Optimisation(
+        steps=8, learning_rate=1e-3, warmup=0, weight_decay=0.0, ema_decay=0.0, checkpoint_every=3, masters=masters
+    )
+
+    def weights(folder, until=None):
+        module = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+        nn.init.ones_(module.weight)
+        trainer = Trainer(module, small, folder)
+        for step in trainer.steps():
+            if step == until:
+                return None
+            trainer.update(module(torch.ones(1, 1, dtype=torch.bfloat16)).sum())
+        return module.weight.detach()
+
+    whole = weights(tmp_path / "whole")
+    assert whole.dtype == torch.bfloat16 and (whole.item() != 1.0) == moves, "bfloat16 has no number 0.999"
+    weights(tmp_path / "cut", until=5)
+    assert torch.equal(weights(tmp_path / "cut"), whole)
+
+
 def test_parameters_learn_at_the_rate_of_the_first_pattern_that_fits(tmp_path):
     module = nn.ModuleDict({name: nn.Linear(1, 1) for name in ("image", "text", "still")})
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
