@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_data, cli_edit, cli_provenance, cli_services
+from flows import cli_data, cli_edit, cli_experiment, cli_provenance, cli_services
 from flows.options import Debug, Json, Profile
 from flows.session import INTERRUPTED, answer, guarded, workspace
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_data.data, name="data")
 app.add_typer(cli_data.imports, name="import")
+app.add_typer(cli_experiment.experiment, name="experiment")
 app.command()(cli_edit.edit)
 app.command()(cli_services.up)
 app.command()(cli_services.down)

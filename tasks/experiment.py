@@ -1,4 +1,4 @@
-"""The variants of the results table: what `experiments.yaml` says, typed and checked, as parameters of the usual stages.
+"""The variants of the results table: what `experiments.yaml` says, typed, checked, and as parameters of usual stages.
 
 A variant differs from a profile in named values only, so it runs through the same stages, under the same fingerprints,
 as a retraining: where the two agree, one reuses what the other did.

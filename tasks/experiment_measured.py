@@ -1,0 +1,140 @@
+"""What the tracked runs of a table say: scores with intervals, differences, costs and learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.parameters import section
+from mlflow_config.settings import Tag
+from tasks import experiment_statistics as statistics
+from tasks import identity, tracking
+from tasks.comparison import Slice
+from tasks.experiment import Experiment, Variant
+from tasks.experiment_runs import Outcome
+from tasks.experiment_statistics import Estimate
+from tasks.parameters import Parameters
+from tasks.scores import Scores, read_scores
+
+Estimates = Mapping[Slice, Estimate]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One tracked training with the evaluation of its model. `rewards`: mean reward by iteration, of RL only."""
+
+    seed: int
+    run_id: str
+    evaluation_run: str
+    commit: str
+    seconds: float | None
+    rewards: tuple[float, ...]
+    scores: Scores
+    strips: Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant, measured. `data` and `steps` say what its own training saw, not what its parent's did."""
+
+    variant: Variant
+    data: str
+    steps: str
+    trainings: tuple[Training, ...]
+    means: Estimates
+    by_distance: Mapping[int, Estimate]
+    gap: Estimates
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean wall time of its training over the seeds, in seconds."""
+        known = [one.seconds for one in self.trainings if one.seconds is not None]
+        return sum(known) / len(known) if known and self.variant.seeded else None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A whole table. `commit` is where the code stands now; a training that was reused may name another one."""
+
+    commit: str
+    profile: str
+    seeds: tuple[int, ...]
+    headline: str
+    figures: tuple[str, ...]
+    rows: Mapping[str, Row]
+    paired: Mapping[tuple[str, str], Estimates]
+
+    @property
+    def any_scores(self) -> Scores:
+        """Scores of one run: benchmark, judge and sessions are those of all."""
+        return next(iter(self.rows.values())).trainings[0].scores
+
+
+def measure(plan: Experiment, outcomes: Sequence[Outcome]) -> Measured:
+    """Read the tracked runs of a table and compute everything that its pages show."""
+    names = [name for name in plan.variants if any(one.job.variant.name == name for one in outcomes)]
+    rows = {name: _row(plan, [one for one in outcomes if one.job.variant.name == name]) for name in names}
+    seeds = tuple(dict.fromkeys(one.job.seed for one in outcomes))
+    paired = {pair: _differences(rows, *pair) for pair in plan.pairs(names)}
+    git = identity.git()
+    commit = f"{git.commit or 'unknown'}{'-dirty' if git.dirty else ''}"
+    figures = tuple(name for name in plan.figures if name in rows) or tuple(rows)
+    return Measured(commit, plan.profile, seeds, plan.headline, figures, rows, paired)
+
+
+def _row(plan: Experiment, outcomes: Sequence[Outcome]) -> Row:
+    variant = outcomes[0].job.variant
+    trainings = tuple(_training(one) for one in outcomes)
+    runs = [one.scores for one in trainings]
+    data, steps = saw(variant, plan.parameters(variant, outcomes[0].job.seed))
+    means, gap = statistics.means(runs), statistics.contamination(runs)
+    return Row(variant, data, steps, trainings, means, statistics.by_distance(runs), gap)
+
+
+def _training(outcome: Outcome) -> Training:
+    run = tracking.client().get_run(outcome.model.run_id)
+    history = tracking.client().get_metric_history(outcome.model.run_id, "rl/reward")
+    path = outcome.evaluation.path()
+    return Training(
+        seed=outcome.job.seed,
+        run_id=outcome.model.run_id,
+        evaluation_run=outcome.evaluation.run_id,
+        commit=run.data.tags.get(Tag.COMMIT, "unknown"),
+        seconds=run.data.metrics.get("system/seconds"),
+        rewards=tuple(one.value for one in sorted(history, key=lambda metric: metric.step)),
+        scores=read_scores(path),
+        strips=path.parent / "strips",
+    )
+
+
+def _differences(rows: Mapping[str, Row], ours: str, theirs: str) -> Estimates:
+    """Paired over the same seeds; the base, which has none, stands against each of them."""
+    runs = [{one.seed: one.scores for one in rows[name].trainings} for name in (ours, theirs)]
+    seeds = max(runs, key=len)
+    both = [[by_seed.get(seed, next(iter(by_seed.values()))) for seed in seeds] for by_seed in runs]
+    return statistics.differences(*both)
+
+
+def saw(variant: Variant, chosen: Parameters) -> tuple[str, str]:
+    """What the training of a variant is shown, and how often, in words."""
+    from data.build import SessionsConfig
+
+    sessions = section({"sessions": chosen.sessions}, "sessions", SessionsConfig)
+    if variant.stage == "base":
+        ready, steps = chosen.model.checkpoint, chosen.base.optimisation
+        return "single-turn edits", f"ready: `{ready}`" if ready else f"{steps.steps:,} × {steps.batch_size} edits"
+    if variant.stage == "sft":
+        steps = chosen.sft.optimisation
+        data = f"{sessions.train:,} sessions of {_span(sessions.turns)} turns with ground truth"
+        return data, f"{steps.steps:,} × {steps.batch_size} sessions"
+    own, turns = sessions.practice, sessions.practice_turns if sessions.practice else sessions.turns
+    data = f"{own or sessions.train:,} {'' if own else 'of the same '}sessions of {_span(turns)} turns"
+    cut = chosen.rl.max_turns
+    data += f", cut after turn {cut}" if cut else ""
+    trajectories = chosen.rl.sessions * chosen.rl.group_size
+    return f"{data}: source picture and instructions", f"{chosen.rl.optimisation.steps:,} × {trajectories} trajectories"
+
+
+def _span(turns: tuple[int, int]) -> str:
+    return str(turns[0]) if turns[0] == turns[1] else f"{turns[0]}–{turns[1]}"

@@ -1,0 +1,154 @@
+"""The page of the results table, in Markdown. Whatever it says in words is derived from the numbers beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tasks import experiment_statistics as statistics
+from tasks.experiment_measured import Estimates, Measured
+from tasks.experiment_statistics import RESAMPLES, TRACKS, Estimate
+from tasks.report import TRACKS as TRACK_NAMES
+
+TITLES = {
+    "IF": "IF",
+    "CC": "CC",
+    "GA": "GA per prefix",
+    "GA_cumulative": "GA cumulative",
+    "success": "turn success",
+    "session_success": "session success",
+}
+Pictures = Sequence[tuple[str, str, str]]  # title, what to know when reading it, path
+
+
+def headline(found: Measured) -> str:
+    """What was compared, in one line."""
+    sessions, seeds = len(found.any_scores.sessions), len(found.seeds)
+    return f"{found.profile}: {sessions} held-out sessions, {seeds} seed{'s' * (seeds != 1)}"
+
+
+def cell(one: Estimate | None, signed: bool = False) -> str:
+    """`0.812 [0.790, 0.833]`; a dash where there is no score."""
+    if one is None:
+        return "–"
+    sign = "+" if signed else ""
+    return f"{one.mean:{sign}.3f} [{one.low:{sign}.3f}, {one.high:{sign}.3f}]"
+
+
+def page(found: Measured, pictures: Pictures) -> str:
+    """The whole page."""
+    lines = [f"# Results of profile {found.profile}", "", *_about(found), ""]
+    lines += ["## Scores", "", *scores(found, ""), ""]
+    for track in TRACKS:
+        lines += [f"## {TRACK_NAMES[track].capitalize()} (`{track}`)", "", *scores(found, f"{track}/"), ""]
+    if found.paired:
+        lines += ["## Differences", "", *_differences(found), ""]
+    lines += ["## What each variant saw", "", *_saw(found), ""]
+    lines += ["## Figures", ""] + [line for one in pictures for line in _picture(*one)]
+    lines += ["## Runs", "", *_runs(found)]
+    return "\n".join(lines) + "\n"
+
+
+def _about(found: Measured) -> list[str]:
+    scores, seeds = found.any_scores, ",".join(str(seed) for seed in found.seeds)
+    benchmark, judge = scores.benchmark, scores.judge
+    command = f"edit-r2 experiment table --profile {found.profile} --seeds {seeds}"
+    return [
+        f"{headline(found)}. Benchmark `{benchmark.name}` `{benchmark.digest}`, judge {judge.name} {judge.version}.",
+        f"Written by `{command}` at commit `{found.commit}` from the tracked",
+        "runs at the end. Every model edits freely: each turn sees its own earlier pictures.",
+        "",
+        f"Brackets are 95% bootstrap intervals ({RESAMPLES:,} resamples of whole sessions, seeds pooled in each): how",
+        "far other sessions of the kind would move a value, given these seeds, not corrected for many comparisons.",
+    ]
+
+
+def scores(found: Measured, prefix: str) -> list[str]:
+    """One table: a row per variant, its denominators below."""
+    by_name = {name: statistics.by_key(row.means) for name, row in found.rows.items()}
+    lines = [_line("variant", *TITLES.values()), _line(*["---"] * (len(TITLES) + 1))]
+    for name, estimates in by_name.items():
+        lines.append(_line(name, *(cell(estimates.get(prefix + metric)) for metric in TITLES)))
+    return [*lines, "", *_denominators(by_name, prefix)]
+
+
+def _denominators(by_name: Mapping[str, Mapping[str, Estimate]], prefix: str) -> list[str]:
+    """Which variants have which numbers of scored turns and sessions, over all seeds."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, estimates in by_name.items():
+        counts = tuple(estimates[prefix + m].n if prefix + m in estimates else 0 for m in TITLES)
+        groups.setdefault(counts, []).append(name)
+    return [
+        f"n of {', '.join(names)}: "
+        + ", ".join(f"{title} {count:,}" for title, count in zip(TITLES.values(), counts, strict=True))
+        + " (turns, and sessions for the last, of all seeds)."
+        for counts, names in groups.items()
+    ]
+
+
+def _differences(found: Measured) -> list[str]:
+    lines = ["Within the same sessions and seeds; **bold** where the interval leaves out 0.", ""]
+    lines += [_line("", *TITLES.values()), _line(*["---"] * (len(TITLES) + 1))]
+    for (ours, theirs), estimates in found.paired.items():
+        by_key = statistics.by_key(estimates)
+        lines.append(_line(f"{ours} − {theirs}", *(_marked(by_key.get(metric)) for metric in TITLES)))
+    return [*lines, "", *(f"- {line}" for line in reading(found))]
+
+
+def _marked(one: Estimate | None) -> str:
+    text = cell(one, signed=True)
+    return f"**{text}**" if one is not None and one.sign else text
+
+
+def reading(found: Measured) -> list[str]:
+    """What the paired differences say, one line per pair."""
+    return [
+        f"{ours} against {theirs}: {'; '.join(_verdicts(estimates))}"
+        for (ours, theirs), estimates in found.paired.items()
+    ]
+
+
+def _verdicts(estimates: Estimates) -> list[str]:
+    by_key = statistics.by_key(estimates)
+    words = {1: "higher in", -1: "lower in", 0: "no difference shown in"}
+    said = []
+    for sign, word in words.items():
+        titles = [title for metric, title in TITLES.items() if metric in by_key and by_key[metric].sign == sign]
+        if titles:
+            said.append(f"{word} {', '.join(titles)}")
+    return said
+
+
+def _saw(found: Measured) -> list[str]:
+    lines = [_line("variant", "what", "starts from", "sees", "updates", "seconds"), _line(*["---"] * 6)]
+    for name, row in found.rows.items():
+        seconds = "–" if row.seconds is None else f"{row.seconds:,.0f}"
+        lines.append(_line(name, row.variant.about, row.variant.parent or "–", row.data, row.steps, seconds))
+    return [
+        *lines,
+        "",
+        "Sees, updates and seconds are those of the variant's own training, after that of the variant it starts from.",
+        "Seconds are wall time, the mean of the seeds, since the last start where a training was interrupted.",
+    ]
+
+
+def _picture(title: str, note: str, path: str) -> list[str]:
+    return [f"### {title}", "", *([note, ""] if note else []), f"![{title}]({path})", ""]
+
+
+def _runs(found: Measured) -> list[str]:
+    head = ("variant", "seed", "training", "evaluation", "commit", "seconds", "IF", "CC", "GA", "session success")
+    lines = [_line(*head), _line(*["---"] * len(head))]
+    for name, row in found.rows.items():
+        for one in row.trainings:
+            values = [one.scores.means()[metric]["mean"] for metric in ("IF", "CC", "GA", "session_success")]
+            shown = ["–" if value is None else f"{value:.3f}" for value in values]
+            seconds = "–" if one.seconds is None else f"{one.seconds:,.0f}"
+            seed = str(one.seed) if row.variant.seeded else "–"
+            lines.append(
+                _line(name, seed, f"`{one.run_id}`", f"`{one.evaluation_run}`", one.commit[:10], seconds, *shown)
+            )
+    return lines
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"

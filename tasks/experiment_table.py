@@ -1,0 +1,135 @@
+"""The results table: measured from tracked runs, kept with the table's own run, and written where it is wanted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.table import Table as Grid
+
+from tasks import experiment_page, experiment_plots, report, tracking
+from tasks import experiment_statistics as statistics
+from tasks.experiment import Experiment
+from tasks.experiment_measured import Measured, Row, measure
+from tasks.experiment_runs import Outcome
+from tasks.experiment_statistics import Estimate
+
+PAGE, NUMBERS, PICTURES = "results.md", "results.json", "results"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A finished table: its numbers, the same for a terminal, what they say, and where everything is."""
+
+    results: dict[str, Any]
+    shown: Grid
+    reading: list[str]
+    written: list[str]
+    where: str
+
+
+def conclude(run: tracking.ActiveRun, plan: Experiment, outcomes: Sequence[Outcome], write: str | None) -> Table:
+    """Measure, draw and write; the table's run keeps all of it and hands on what it was made from."""
+    found = measure(plan, outcomes)
+    numbers = results(found)
+    with TemporaryDirectory() as place:
+        folder = _filled(Path(place), found, numbers)
+        run.artifact(folder)
+        written = _publish(folder, Path(write)) if write else []
+    if not run.reused:
+        run.report(0, _metrics(found))
+        evaluations = {outcome.job.label: asdict(outcome.evaluation) for outcome in outcomes}
+        run.finish({"evaluations": {label: one["run_id"] for label, one in evaluations.items()}})
+    reading = experiment_page.reading(found)
+    _summarise(found, reading)
+    where = report.where_to_look(run.experiment_id, run.run_id)
+    return Table(numbers, _grid(found), reading, written, where)
+
+
+def results(found: Measured) -> dict[str, Any]:
+    """The numbers of the table as `results.json` holds them."""
+    return {
+        "commit": found.commit,
+        "profile": found.profile,
+        "seeds": list(found.seeds),
+        "variants": {
+            name: {key: _cell(one) | {"n": one.n} for key, one in statistics.by_key(row.means).items()}
+            for name, row in found.rows.items()
+        },
+        "paired": {
+            f"{ours} - {theirs}": {key: _cell(one) for key, one in statistics.by_key(differences).items()}
+            for (ours, theirs), differences in found.paired.items()
+        },
+    }
+
+
+def _cell(one: Estimate) -> dict[str, float]:
+    return {name: round(getattr(one, name), 6) for name in ("mean", "low", "high")}
+
+
+def _filled(folder: Path, found: Measured, numbers: dict[str, Any]) -> Path:
+    """All files of a table in an empty folder."""
+    (folder / PICTURES).mkdir()
+    pictures = experiment_plots.draw(found, folder / PICTURES)
+    (folder / PAGE).write_text(experiment_page.page(found, pictures), encoding="utf-8")
+    (folder / NUMBERS).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def _publish(folder: Path, target: Path) -> list[str]:
+    """Put the files in place, each whole; pictures of an earlier table go."""
+    (target / PICTURES).mkdir(parents=True, exist_ok=True)
+    made = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    for path in made:
+        partial = (target / path).with_name(f".{path.name}.partial")
+        shutil.copyfile(folder / path, partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(target / path)
+    for old in (target / PICTURES).glob("*.png"):
+        if old.relative_to(target) not in made:
+            old.unlink()
+    return [str(target / path) for path in made]
+
+
+def _metrics(found: Measured) -> dict[str, float]:
+    """Overall means under the names that evaluations use, by variant."""
+    return {
+        f"evaluation/{name}/{key}": one.mean
+        for name, row in found.rows.items()
+        for key, one in statistics.by_key(row.means).items()
+        if "/" not in key
+    }
+
+
+def _grid(found: Measured) -> Grid:
+    """The overall scores for the terminal."""
+    made = Grid(title=experiment_page.headline(found), title_justify="left")
+    made.add_column("variant")
+    for metric in experiment_page.TITLES.values():
+        made.add_column(metric, justify="right")
+    for name, row in found.rows.items():
+        made.add_row(name, *_cells(row))
+    return made
+
+
+def _cells(row: Row) -> list[str]:
+    by_key = statistics.by_key(row.means)
+    return [experiment_page.cell(by_key.get(metric)) for metric in experiment_page.TITLES]
+
+
+def _summarise(found: Measured, reading: Sequence[str]) -> None:
+    """The markdown page of the flow run in Prefect; outside one there is none."""
+    from prefect.artifacts import create_markdown_artifact
+    from prefect.runtime import flow_run
+
+    if flow_run.id:
+        lines = [f"* {line}" for line in reading]
+        text = "\n".join([f"## {experiment_page.headline(found)}", "", *experiment_page.scores(found, ""), "", *lines])
+        create_markdown_artifact(key=f"experiment-{found.profile}", markdown=text, description="What it came to")
