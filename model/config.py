@@ -48,6 +48,7 @@ class VaeConfig:
     latent_channels: int = 4
     kl_weight: float = 1e-5
     whiten_at: float = 0.7  # share of the steps after which the latents are whitened and the encoder is frozen
+    decoder_noise: tuple[float, float] = (0.35, 0.05)  # most noise on its latents, first and last step
     scenes: int = 8192  # distinct scenes seen
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(learning_rate=2e-3, batch_size=32))
 

@@ -3,7 +3,8 @@
 Two phases. First encoder and decoder learn together. Then the latents are whitened by folding the transform into the
 encoder's last and the decoder's first convolution, and the decoder alone goes on learning. Flow matching sees squared
 error only: a property of the picture that moves the latents little would be passed over, so after whitening every
-direction carries the same variance. The decoder also learns to bear small errors of the latents, which sampling makes.
+direction carries the same variance. The decoder also learns to bear errors of the latents, which sampling makes: large ones first, then small ones, because
+the finest details (letters) are read only by a decoder that may trust its latents.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from data.scenes import World
 from model.config import VaeConfig
 from model.trainer import Report, Trainer, generator, numpy_generator, replace_folder
 from model.vae import new_vae
-
-LATENT_NOISE = 0.4  # most that is added to whitened latents while the decoder is trained, as a standard deviation
 
 
 def train_vae(config: VaeConfig, world: World, folder: Path, report: Report) -> Path:
@@ -94,12 +93,18 @@ def _train_decoder(
         with torch.no_grad():
             latents = vae.encode(images).latent_dist.mean
         random = generator(config.optimisation.seed, first + step, "latent noise")
-        amount = LATENT_NOISE * torch.rand((len(latents), 1, 1, 1), generator=random)
+        amount = _most_noise(config, step / steps) * torch.rand((len(latents), 1, 1, 1), generator=random)
         noise = amount * torch.randn(latents.shape, generator=random)
         reconstruction = _reconstruction_loss(vae.decode(latents + noise).sample, images)
         _report(report, config, first + step, {"vae/loss": reconstruction.item(), **trainer.update(reconstruction)})
     trainer.use_average()
     vae.encoder.requires_grad_(True)
+
+
+def _most_noise(config: VaeConfig, share: float) -> float:
+    """Largest standard deviation of the latents' noise after a share of the decoder's steps."""
+    first, last = config.decoder_noise
+    return first + (last - first) * share
 
 
 def _report(report: Report, config: VaeConfig, step: int, metrics: dict[str, float]) -> None:
