@@ -6,10 +6,12 @@ from safetensors.torch import load_file
 
 from data.build import SessionsConfig, build
 from data.errors import UserError
-from model import learning, rl
+from model import experience, learning, rl
 from model.bundle import load
 from model.config import Optimisation, RlConfig, SamplingConfig
-from model.experience import explore, summarise
+from model.experience import Experience, explore, healthy_siblings, summarise
+from model.judges import Absence, SessionScores
+from model.rollout import Trajectory
 from tests.model.toys import toy_bundle
 
 CONFIG = RlConfig(
@@ -136,3 +138,75 @@ def test_absent_rewards_and_missing_turns_never_reach_a_statistic(parent, sessio
     assert (experience.image_advantages[~experience.exists] == 0).all()
     assert not experience.exists.all(), "sessions of different lengths, or this shows nothing"
     assert all(value == value for value in summarise(experience, CONFIG).values())
+
+
+def failing(monkeypatch, fails):
+    """A judge by whom a turn follows unless `fails(member, turn)`; everything else is absent."""
+
+    def judged(examples, trajectories):
+        return [
+            SessionScores(
+                tuple(
+                    {
+                        **dict.fromkeys(("CC", "GA", "GA_cumulative", "success"), Absence.NOT_APPLICABLE),
+                        "IF": 0.0 if fails(t.before[k], t.turns[k], t.member if k >= t.own else None, k) else 1.0,
+                    }
+                    for k in range(len(t.turns))
+                ),
+                1.0,
+                (None,) * len(t.turns),
+            )
+            for t in trajectories
+        ]
+
+    monkeypatch.setattr(experience, "_scores", judged)
+
+
+def test_corrupted_members_take_turns_at_the_healthy_ones(monkeypatch):
+    def played(session, member, turns=1):
+        return Trajectory(session, [], turns=[None] * turns, member=member, before=[member] * turns)
+
+    failing(monkeypatch, lambda before, turn, member, k: member in (1, 2, 4) or before == 9)
+    group = [played(0, member) for member in range(5)]
+    lost = [played(1, 1), played(1, 2)]
+    assert healthy_siblings([None, None], 0.0, [*group, *lost]) == [0, 0, 3, 3, 0, 5, 6]
+
+
+def test_resampling_learns_later_turns_from_healthy_prefixes(parent, sessions, tmp_path, monkeypatch):
+    def fails(before, turn, member, k):
+        return k == 0 and before == 0 and member == 0
+
+    config = dataclasses.replace(CONFIG, resample=True)
+    failing(monkeypatch, fails)
+    found: Experience = explore(load(parent), rl.practice(sessions), config, 0)
+    long = found.exists.all(-1).all(-1)
+    assert long.any() and found.before[long][:, 0, 1].tolist() == [1] * int(long.sum())
+    assert found.healthy[found.exists].all(), "what went on from a healthy picture teaches"
+    assert found.metrics["IF"][:, 0, 0].eq(0).all(), "the failure counts where it was made, and there alone"
+    assert found.metrics["IF"][..., 1:].nan_to_num(1.0).eq(1).all()
+    assert summarise(found, config)["resampled_share"] > 0
+    without = explore(load(parent), rl.practice(sessions), CONFIG, 0)
+    assert not without.healthy[:, 0, 1:].any(), "without it the failure silences what follows"
+    train(parent, sessions, tmp_path / "whole", config)
+    with pytest.raises(KeyboardInterrupt):
+        train(parent, sessions, tmp_path / "cut", config, stop_after=1)
+    train(parent, sessions, tmp_path / "cut", config)
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(tmp_path / "cut")[name]), name
+
+
+def test_only_turns_that_teach_are_replayed(parent, sessions):
+    found = explore(load(parent), rl.practice(sessions), CONFIG, 0)
+    silent = dataclasses.replace(
+        found,
+        image_advantages=torch.zeros_like(found.image_advantages),
+        text_advantages=torch.zeros_like(found.text_advantages).index_put_(
+            (torch.tensor(0), torch.tensor(1), torch.tensor(0)), torch.tensor(1.0)
+        ),
+    )
+    (only,) = learning.excerpts(silent, dataclasses.replace(CONFIG, kl_weight=0.0))
+    assert (only.row, only.pictures, only.traces, only.length) == (1, (), (0,), 1)
+    paid = learning.excerpts(silent, CONFIG)
+    assert sum(len(one.pictures) for one in paid) == int(found.learns.sum()), (
+        "the KL is paid where the filter lets learn"
+    )

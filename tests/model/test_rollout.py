@@ -88,3 +88,30 @@ def test_trajectories_without_exploration_cannot_be_replayed(bundle, examples):
     chosen = sample(bundle, examples, exploration=None)
     with pytest.raises(ValueError, match="stochastic"):
         explored([Excerpt.whole(0, chosen[0])], SAMPLING, Exploration("cps", 0.7, 0, 1))
+
+
+def test_a_member_may_go_on_from_a_sibling_and_replays_what_it_really_had(bundle, examples):
+    def second_follows_first(played):
+        first = {t.session: k for k, t in enumerate(played) if t.member == 0}
+        return [first[t.session] if t.member == 1 and len(t.turns) == 1 else k for k, t in enumerate(played)]
+
+    window = Exploration("cps", 0.7, 1, 2)
+    chosen = sample(bundle, examples, exploration=window, group_size=2, go_on=second_follows_first)
+    for first, second in ((chosen[0], chosen[1]), (chosen[4], chosen[5])):
+        (stub,) = second.stubs
+        assert second.own == 1 and second.turns[0] is first.turns[0] and second.images[1] is first.images[1]
+        assert (
+            stub.member == 1 and len(stub.turns) == 1 and not torch.equal(stub.turns[0].latents, first.turns[0].latents)
+        )
+        assert not torch.equal(second.turns[1].latents, first.turns[1].latents), "it goes its own way from there"
+        assert first.before == [0] * len(first.turns) and not first.stubs
+        assert second.before == [0, 0, 1][: len(second.turns)] and stub.before[:1] == [1]
+    assert not chosen[3].stubs, "a session of one turn has nothing to go on to"
+    excerpts = [Excerpt.whole(row, piece) for row, t in enumerate(chosen) for piece in (*t.stubs, t)]
+    learned = [(e.row, turn) for e in excerpts for turn in e.pictures]
+    assert sorted(learned) == sorted((row, turn) for row, t in enumerate(chosen) for turn in range(len(t.turns)))
+    noisy, done = explored(excerpts, SAMPLING, window)
+    stored = store(bundle, examples, excerpts, SAMPLING, noisy)
+    result = replay(bundle.model, stored, SAMPLING)
+    assert (transition(stored, done, result.velocity, window).logprob - done.logprobs).abs().max() < 1e-4
+    assert (result.text_logprobs - stored.text_logprobs).abs().max() < 1e-4
