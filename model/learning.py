@@ -58,10 +58,14 @@ def pays_kl(config: RlConfig) -> bool:
 
 
 def prepare(
-    bundle: Bundle, reference: EditModel | None, experience: Experience, config: RlConfig, step: int
+    bundle: Bundle,
+    reference: EditModel | None,
+    experience: Experience,
+    listed: Sequence[Excerpt],
+    config: RlConfig,
+    step: int,
 ) -> Iterator[Chunk]:
-    """The iteration's excerpts in chunks of `replay_batch`, the reference's velocities computed."""
-    listed = excerpts(experience, config)
+    """Excerpts in chunks of `replay_batch`, the reference's velocities computed."""
     for first in range(0, len(listed), config.replay_batch):
         chosen = listed[first : first + config.replay_batch]
         chunk = _lay_out(bundle, experience, chosen, config, step)
@@ -88,10 +92,11 @@ def improve(
 ) -> Metrics:
     """The iteration's optimiser steps; the numbers are those of the last one, ratios before the first are checked."""
     chunks: list[Chunk] = []
+    listed = excerpts(experience, config)
     metrics: Metrics = {}
     for update in range(config.updates):
         watched: list[Metrics] = []
-        source = prepare(bundle, reference, experience, config, step) if update == 0 else iter(chunks)
+        source = prepare(bundle, reference, experience, listed, config, step) if update == 0 else iter(chunks)
         metrics = trainer.update(_losses(bundle.model, source, chunks, watched, experience, config, update == 0))
         names = dict.fromkeys(name for found in watched for name in found)
         metrics |= {name: float(np.mean([found[name] for found in watched if name in found])) for name in names}
