@@ -15,12 +15,14 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from data.errors import UserError
+from model import distributed
 from model.images import Pixels
 from model.loading import load_model, load_vae
 from model.modeling import EditModel
 from model.official import is_official
 from model.pictures import Grid, Pictures
 from model.tokenizer import SpecialIds, allowed_words, load_tokenizer, special_ids
+from model.trainer import replace_folder
 from model.vae import decode, encode
 
 
@@ -47,17 +49,32 @@ class Bundle:
         rows = self.model.get_output_embeddings().weight.shape[0]
         return allowed_words(self.tokenizer, rows).to(self.model.device)
 
-    def save(self, folder: Path, max_shard_size: str = "5GB") -> Path:
-        """Write the folder in one step: a reader sees the whole model or none. UserError when `folder` exists."""
+    def save(self, folder: Path, max_shard_size: str = "5GB", state: dict[str, Tensor] | None = None) -> Path:
+        """Write the folder in one step: a reader sees the whole model or none. UserError when `folder` exists.
+
+        `state`: the model's tensors, where it does not hold them itself.
+        """
         if folder.exists():
             raise UserError(f"{folder} exists already", "Name a new folder")
         logging.disable_progress_bar()  # checkpoints are written while others report progress
         temporary = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(temporary, ignore_errors=True)
-        self.model.save_pretrained(temporary, max_shard_size=max_shard_size)
+        self.model.save_pretrained(temporary, max_shard_size=max_shard_size, state_dict=state)
         self.vae.save_pretrained(temporary / "vae")
         self.tokenizer.save_pretrained(temporary / "tokenizer")
         temporary.rename(folder)
+        return folder
+
+    def publish(self, work: Path, folder: Path) -> Path:
+        """Save the finished model of a training: in its `work` folder first, then under its own name.
+
+        All ranks must call it; the first one writes.
+        """
+        state = distributed.full_state(self.model) if distributed.world() > 1 else None
+        if distributed.rank() == 0:
+            shutil.rmtree(work / "finished", ignore_errors=True)  # of a run that was killed right here
+            replace_folder(self.save(work / "finished", state=state), folder)
+        distributed.barrier(f"{folder.name} published")
         return folder
 
 

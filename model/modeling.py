@@ -110,6 +110,11 @@ class EditModel(PreTrainedModel):
         """Keep activations again."""
         self.language_model.model.recompute = False
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The modules that hold most of the parameters: one after the other they are gathered from their shards."""
+        return [*self.language_model.model.layers, *self.vit_model.vision_model.encoder.layers]
+
     def get_input_embeddings(self) -> nn.Embedding:
         return self.language_model.model.embed_tokens
 

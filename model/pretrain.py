@@ -18,7 +18,7 @@ from model.modeling import EditModel
 from model.packing import Pictures
 from model.supervised import encode_lessons, train_supervised
 from model.tokenizer import special_ids, word_tokenizer
-from model.trainer import Report, Trainer, numpy_generator, replace_folder
+from model.trainer import Report, Trainer, numpy_generator
 
 
 def new_bundle(config: ModelConfig, vae: AutoencoderKL, world: World, words: Sequence[str], seed: int) -> Bundle:
@@ -65,5 +65,4 @@ def train_base(
 
     work = folder.with_name(f"{folder.name}.work")
     train_supervised(bundle, config, batches, Trainer(bundle.model, config.optimisation, work), report, "base")
-    replace_folder(bundle.save(work / "finished"), folder)
-    return folder
+    return bundle.publish(work, folder)

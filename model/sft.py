@@ -7,11 +7,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from data.loader import Lesson, SessionFolder
+from model import distributed
 from model.bundle import load
 from model.config import SupervisedConfig
 from model.packing import Pictures
 from model.supervised import encode_lessons, train_supervised
-from model.trainer import Report, Trainer, numpy_generator, replace_folder
+from model.trainer import Report, Trainer, numpy_generator
 
 
 def train_sft(config: SupervisedConfig, parent: Path, sessions_folder: Path, folder: Path, report: Report) -> Path:
@@ -24,7 +25,7 @@ def train_sft(config: SupervisedConfig, parent: Path, sessions_folder: Path, fol
     """
     if folder.exists():
         return folder
-    bundle = load(parent)
+    bundle = load(parent, device=distributed.device())
     sessions = SessionFolder(sessions_folder, "train")
 
     @lru_cache(maxsize=4096)
@@ -35,10 +36,11 @@ def train_sft(config: SupervisedConfig, parent: Path, sessions_folder: Path, fol
     def batches(step: int) -> tuple[Sequence[Lesson], Sequence[Pictures]]:
         random = numpy_generator(config.optimisation.seed, step, "sft batch")
         chosen = random.choice(len(sessions), size=min(config.optimisation.batch_size, len(sessions)), replace=False)
-        lessons, tables = zip(*(encoded(int(i)) for i in chosen), strict=True)
+        mine = distributed.shard(chosen.tolist(), "sft.optimisation.batch_size")
+        lessons, tables = zip(*(encoded(index) for index in mine), strict=True)
         return lessons, tables
 
-    work = folder.with_name(f"{folder.name}.work")
-    train_supervised(bundle, config, batches, Trainer(bundle.model, config.optimisation, work), report, "sft")
-    replace_folder(bundle.save(work / "finished"), folder)
-    return folder
+    distributed.distribute(bundle.model, bundle.model.blocks)
+    work = Trainer(bundle.model, config.optimisation, folder.with_name(f"{folder.name}.work"))
+    train_supervised(bundle, config, batches, work, report, "sft")
+    return bundle.publish(work.folder, folder)

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.loader import Lesson
+from model import distributed
 from model.bundle import Bundle
 from model.config import SupervisedConfig
-from model.packing import PackedBatch, Pictures, pack, session_segments
+from model.packing import PackedBatch, Pictures, Segment, pack, session_segments
 from model.tokenizer import encode_texts
 from model.trainer import Report, Trainer, generator
 
@@ -22,10 +23,12 @@ Batches = Callable[[int], tuple[Sequence[Lesson], Sequence[Pictures]]]
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """One packed batch with what its loss needs; per token `noise`, `noisy` (N, C), `timesteps`, `weights` (N,)."""
+    """One packed batch with what its loss needs; per noisy token `clean`, `noise`, `noisy` (N, C), `timesteps`,
+    `weights` (N,)."""
 
     batch: PackedBatch
     pictures: Pictures
+    clean: Tensor
     noise: Tensor
     noisy: Tensor
     timesteps: Tensor
@@ -60,48 +63,71 @@ def lay_out(
     lessons: Sequence[Lesson],
     tables: Sequence[Pictures],
     config: SupervisedConfig,
-    random: torch.Generator,
+    randoms: Sequence[torch.Generator],
+    histories: Sequence[Pictures | None] | None = None,
 ) -> GroundTruth:
     """Pack sessions with their ground truth and draw their noise.
 
     Args:
-        lessons: sessions of any number of turns, each with all its pictures.
+        lessons: sessions of any number of turns, each with all its pictures, all of one size.
         tables: the encoded pictures of each session, source first.
+        randoms: one per session, so that its noise does not depend on its company.
+        histories: pictures 1 to T - 1 of a session as its later turns shall see them; the targets stay true.
     """
-    sessions, first_picture, first_noisy = [], 0, 0
-    for lesson, table in zip(lessons, tables, strict=True):
-        turns = len(lesson.instructions)
-        sessions.append(
-            session_segments(
-                encode_texts(bundle.tokenizer, list(lesson.instructions)),
-                range(first_picture, first_picture + len(table)),
-                [
-                    range(first_noisy + k * config.noise_draws, first_noisy + (k + 1) * config.noise_draws)
-                    for k in range(turns)
-                ],
-                encode_texts(bundle.tokenizer, list(lesson.intents)) if config.write_trace else None,
-            )
-        )
-        first_picture += len(table)
-        first_noisy += turns * config.noise_draws
-    pictures = Pictures.concatenate(tables)
-    batch = pack(sessions, pictures, bundle.special)
-    t = draw_timesteps(first_noisy, config.timestep_shift, random)[batch.noisy_of_token]
-    clean = pictures.latents[batch.noisy_target]
+    sessions, shown, first_noisy, first = [], [], 0, 0
+    for lesson, table, history in zip(lessons, tables, histories or [None] * len(lessons), strict=True):
+        end = first + len(table)
+        rows = range(first, end) if history is None else [first, *range(end, end + len(history)), end - 1]
+        sessions.append(_segments(bundle, lesson, rows, first_noisy, config))
+        shown += [table] if history is None else [table, history]
+        first = end + (len(history) if history is not None else 0)
+        first_noisy += len(lesson.instructions) * config.noise_draws
+    pictures = Pictures.concatenate(shown)
+    batch = pack(sessions, pictures, bundle.special).to(bundle.model.device)
+    drawn = [_draw(table, config, random) for table, random in zip(tables, randoms, strict=True)]
+    clean, noise, times, weights = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    return GroundTruth(batch, pictures, clean, noise, torch.lerp(clean, noise, times[:, None]), times, weights)
+
+
+def _segments(
+    bundle: Bundle, lesson: Lesson, pictures: Sequence[int], first_noisy: int, config: SupervisedConfig
+) -> list[Segment]:
+    """A session whose picture k is row `pictures[k]`, every turn with its `noise_draws` noisy pictures."""
+    draws = config.noise_draws
+    noisy = [range(first_noisy + k * draws, first_noisy + (k + 1) * draws) for k in range(len(lesson.instructions))]
+    intents = encode_texts(bundle.tokenizer, list(lesson.intents)) if config.write_trace else None
+    return session_segments(encode_texts(bundle.tokenizer, list(lesson.instructions)), pictures, noisy, intents)
+
+
+def _draw(table: Pictures, config: SupervisedConfig, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`clean`, `noise`, `timesteps` and `weights` of one session, in the order of its noisy pictures."""
+
+    def of_targets(values: Tensor) -> Tensor:
+        """(turns * draws * tokens, ...) of what each token of the table has."""
+        of_pictures = values.view(len(table), -1, *values.shape[1:])
+        return of_pictures[1:].repeat_interleave(config.noise_draws, 0).flatten(0, 1)
+
+    clean, device = of_targets(table.latents), table.latents.device
+    weights = of_targets(1.0 + config.edited_weight * edited(table))
+    times = draw_timesteps((len(table) - 1) * config.noise_draws, config.timestep_shift, random)
     noise = torch.randn(clean.shape, generator=random)
-    weights = 1.0 + config.edited_weight * torch.cat([edited(table) for table in tables])[batch.noisy_target]
-    return GroundTruth(batch, pictures, noise, torch.lerp(clean, noise, t[:, None]), t, weights / weights.mean())
+    per_token = times.repeat_interleave(len(clean) // len(times))
+    return clean, noise.to(device), per_token.to(device), weights
 
 
 def supervised_loss(bundle: Bundle, truth: GroundTruth, trace_weight: float) -> tuple[Tensor, dict[str, float]]:
-    """Flow matching, weighted mean of (v - (noise - clean))^2, plus the mean cross-entropy of the traces."""
+    """Flow matching, weighted mean of (v - (noise - clean))^2, plus the mean cross-entropy of the traces.
+
+    The means are over the sessions of all ranks; loss and metrics are this rank's part of the sum.
+    """
     output = bundle.model(truth.batch, truth.pictures, truth.noisy, truth.timesteps)
-    target = truth.noise - truth.pictures.latents[truth.batch.noisy_target]
-    flow = ((output.velocity - target).square().mean(-1) * truth.weights).mean()
-    if not len(output.text_targets):  # no traces are written
+    error = (output.velocity - (truth.noise - truth.clean)).square().mean(-1)
+    flow = (error * truth.weights).sum() / distributed.total(truth.weights.sum().item())
+    words = distributed.total(len(output.text_targets))
+    if not words:  # no traces are written
         return flow, {"flow_loss": flow.item()}
-    trace = F.cross_entropy(output.text_logits, output.text_targets)
-    exact = (output.text_logits.argmax(-1) == output.text_targets).float().mean()
+    trace = F.cross_entropy(output.text_logits, output.text_targets, reduction="sum") / words
+    exact = (output.text_logits.argmax(-1) == output.text_targets).sum() / words
     metrics = {"flow_loss": flow.item(), "trace_loss": trace.item(), "trace_accuracy": exact.item()}
     return flow + trace_weight * trace, metrics
 
@@ -112,18 +138,26 @@ def train_supervised(
     """Run (or go on with) a supervised training; ends with the averaged weights in place.
 
     Args:
-        batches: step -> lessons and their encoded pictures; depends on the step alone.
+        batches: step -> this rank's share (`distributed.shard`) of the step's lessons, and their encoded pictures;
+            depends on the step alone.
         work: the trainer of `bundle.model`.
         name: prefix of the reported metrics.
     """
     bundle.model.train()
     for step in work.steps():
         lessons, tables = batches(step)
-        truth = lay_out(bundle, lessons, tables, config, generator(config.optimisation.seed, step, "noise"))
+        truth = lay_out(bundle, lessons, tables, config, noise_of(config, step, len(lessons)))
         loss, metrics = supervised_loss(bundle, truth, config.trace_weight)
-        metrics |= work.update(loss)
+        learned = work.update(loss)
         if step % 10 == 0 or step + 1 == config.optimisation.steps:
-            named = {f"{name}/{key}": value for key, value in metrics.items()}
+            whole = {key: distributed.total(value) for key, value in metrics.items()}
+            named = {f"{name}/{key}": value for key, value in (whole | learned).items()}
             report(step, {**named, "progress": (step + 1) / config.optimisation.steps})
     work.use_average()
     bundle.model.eval()
+
+
+def noise_of(config: SupervisedConfig, step: int, count: int) -> list[torch.Generator]:
+    """A generator per session of this rank, by its place in the whole batch."""
+    places = range(distributed.rank(), distributed.world() * count, distributed.world())
+    return [generator(config.optimisation.seed, step, f"noise/{place}") for place in places]

@@ -6,10 +6,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from data.errors import UserError
+from data.loader import Lesson
 from model import distributed
-from model.config import Optimisation
+from model.bundle import load
+from model.config import Optimisation, SupervisedConfig
+from model.supervised import encode_lessons, lay_out, noise_of, supervised_loss, train_supervised
 from model.trainer import Stopped, Trainer, generator
 from tests.model.ranks import on_ranks
+from tests.model.toys import toy_bundle, toy_example
 
 OPTIMISATION = Optimisation(steps=6, learning_rate=0.05, warmup=2, ema_decay=0.9, checkpoint_every=2)
 
@@ -81,3 +85,60 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, before, after):
     whole = load_file(tmp_path / "whole/end.safetensors")
     for name, value in load_file(tmp_path / "cut/end.safetensors").items():
         torch.testing.assert_close(value, whole[name], atol=1e-5, rtol=0)
+
+
+SFT = SupervisedConfig(noise_draws=2, optimisation=Optimisation(steps=3, warmup=0, learning_rate=1e-4, ema_decay=0.5))
+LESSONS = [Lesson.of(toy_example(turns, f"s{turns}")) for turns in (3, 1, 2)]
+
+
+def share(bundle):
+    mine = distributed.shard(LESSONS, "batch_size")
+    return mine, encode_lessons(bundle, mine)
+
+
+def gradients(model):
+    return {n: distributed.full(p.grad) for n, p in model.named_parameters() if p.grad is not None}
+
+
+def sft_gradients(folder):
+    bundle = toy_bundle()
+    distributed.distribute(bundle.model, bundle.model.blocks)
+    lessons, tables = share(bundle)
+    truth = lay_out(bundle, lessons, tables, SFT, noise_of(SFT, 0, len(lessons)))
+    loss, metrics = supervised_loss(bundle, truth, SFT.trace_weight)
+    loss.backward()
+    found = gradients(bundle.model)
+    found |= {name: torch.tensor(distributed.total(value)) for name, value in metrics.items()}
+    if distributed.rank() == 0:
+        save_file(found, folder / f"{distributed.world()}.safetensors")
+
+
+def alike(folder, one, other):
+    """Whether two runs have left the same tensors, to 1e-5; those of the first."""
+    first, second = load_file(folder / one), load_file(folder / other)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], atol=1e-5, rtol=1e-5, msg=lambda text, name=name: name + text)
+    return first
+
+
+def test_two_ranks_give_the_gradients_of_one_in_sft(tmp_path):
+    sft_gradients(tmp_path)
+    on_ranks(2, sft_gradients, tmp_path)
+    found = alike(tmp_path, "1.safetensors", "2.safetensors")
+    assert found["flow_loss"] > 0 and found["llm2vae.weight"].abs().max() > 1e-3
+
+
+def sft_training(folder):
+    bundle = toy_bundle()
+    distributed.distribute(bundle.model, bundle.model.blocks)
+    work = Trainer(bundle.model, SFT.optimisation, folder / "work")
+    train_supervised(bundle, SFT, lambda step: share(bundle), work, lambda *_: None, "sft")
+    bundle.publish(work.folder, folder / "model")
+
+
+def test_two_ranks_publish_the_model_that_one_does(tmp_path):
+    sft_training(tmp_path / "1")
+    on_ranks(2, sft_training, tmp_path / "2")
+    alike(tmp_path, "1/model/model.safetensors", "2/model/model.safetensors")
+    assert load(tmp_path / "2/model").model.config.to_dict() == load(tmp_path / "1/model").model.config.to_dict()

@@ -14,13 +14,18 @@ CONFIG = SupervisedConfig(
 )
 
 
+def drawn(count):
+    return [generator(0, 0, f"{index}") for index in range(count)]
+
+
 def test_every_target_picture_is_seen_at_every_drawn_time():
     bundle = toy_bundle()
     lessons = [Lesson.of(toy_example(turns, f"s{turns}")) for turns in (1, 3)]
-    truth = lay_out(bundle, lessons, encode_lessons(bundle, lessons), CONFIG, generator(0, 0, "x"))
+    truth = lay_out(bundle, lessons, encode_lessons(bundle, lessons), CONFIG, drawn(len(lessons)))
     tokens = 9 * CONFIG.noise_draws * 4
     assert truth.noisy.shape == (tokens, bundle.model.config.latent_dim)
     clean = truth.pictures.latents[truth.batch.noisy_target]
+    assert torch.equal(truth.clean, clean)
     times = truth.timesteps[:, None]
     assert torch.allclose(truth.noisy, (1 - times) * clean + times * truth.noise, atol=1e-6)
     assert truth.timesteps.view(-1, 9).std(1).max() == 0, "one time for all tokens of a picture"
@@ -37,8 +42,8 @@ def test_tokens_that_an_edit_changes_weigh_more():
     still, moved = (edited(table) for table in encode_lessons(bundle, pair))
     assert still.eq(0).all()
     assert moved.view(3, -1)[:2].eq(0).all() and moved.view(3, -1)[2].max() > 0
-    truth = lay_out(bundle, [lesson], encode_lessons(bundle, [lesson]), CONFIG, generator(0, 0, "x"))
-    assert abs(truth.weights.mean() - 1) < 1e-5 and truth.weights.std() > 0
+    truth = lay_out(bundle, [lesson], encode_lessons(bundle, [lesson]), CONFIG, drawn(1))
+    assert truth.weights.min() >= 1 and truth.weights.max() <= 1 + CONFIG.edited_weight and truth.weights.std() > 0
 
 
 def test_shifted_times_lean_to_noise():
@@ -59,7 +64,7 @@ def test_it_learns_what_it_is_shown_and_resumes_to_the_same_bits(tmp_path):
     bundle = toy_bundle()
     lessons = [Lesson.of(toy_example(turns, f"s{turns}")) for turns in (1, 2, 2)]
     tables = encode_lessons(bundle, lessons)
-    truth = lay_out(bundle, lessons, tables, CONFIG, generator(0, 0, "check"))
+    truth = lay_out(bundle, lessons, tables, CONFIG, drawn(len(lessons)))
     before, _ = supervised_loss(bundle, truth, 0.2)
     seen = train(tmp_path / "whole", lambda step: (lessons, tables), bundle)
     after, metrics = supervised_loss(bundle, truth, 0.2)
