@@ -27,6 +27,7 @@ COMMANDS = {
     "status",
     "data",
     "import",
+    "experiment",
     "lineage",
     "audit",
     "history",

@@ -53,6 +53,19 @@ def test_a_second_run_builds_and_trains_nothing(clone):
     assert audited
 
 
+def test_a_table_made_side_by_side_is_reused_by_itself_and_by_a_retraining(clone):
+    words = ("experiment", "table", "--profile", "smoke", "--seeds", "0,1", "--variants", "sft,edit-r2", "--jobs", "2")
+    first = command(clone, *words, "--write", "docs")
+    assert json.loads((clone / "docs" / "results.json").read_text()) == first
+    assert set(first["variants"]) == {"sft", "edit-r2"} and set(first["paired"]) == {"edit-r2 - sft"}
+    assert first["variants"]["edit-r2"]["session_success"]["n"] == 24, "12 sessions, 2 seeds"
+    page = (clone / "docs" / "results.md").read_text()
+    assert (clone / "docs" / "results" / "learning-curves.png").exists() and "learning-curves.png" in page
+    assert command(clone, *words) == first
+    made = command(clone, "experiment", "run", "edit-r2", "--profile", "smoke")
+    assert command(clone, "run", "--profile", "smoke")["models"]["rl"] == made["model"]
+
+
 @pytest.mark.services
 @pytest.mark.skipif(weed() is None, reason="needs the SeaweedFS binary")
 def test_data_and_artifacts_on_s3(clone, tmp_path):
