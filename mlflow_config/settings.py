@@ -26,6 +26,7 @@ class Tag(StrEnum):
     DECISION = "edit_r2.decision"  # JSON: what became of the candidate of a retraining
     RESULT = "edit_r2.result"  # JSON: what the stage hands on
     FAILURE = "edit_r2.failure"  # one line
+    ALERT = "edit_r2.alert"  # first step at which the reward rose while the held-out score fell
     FLOW_RUN = "prefect.flow_run_id"
     FLOW_URL = "prefect.flow_run_url"
     HOST = "edit_r2.host"

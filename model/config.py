@@ -54,6 +54,27 @@ class VaeConfig:
 
 
 @dataclass(frozen=True)
+class CorruptionConfig:
+    """History pictures that differ from the ground truth while the targets stay true: practice against contamination."""
+
+    share: float = 0.0  # of a step's sessions
+    kind: Literal["samples", "pasted", "noise"] = "samples"  # the model's own, a foreign object in each, noisy latents
+    refresh: int = 20  # steps for which the samples of one rollout serve
+    noise: float = 0.3  # standard deviation of what is added to latents
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig())
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Free-running held-out sessions during a training, with the averaged weights; the best ones are kept."""
+
+    every: int = 0  # steps between two looks; 0: none
+    sessions: int = 32
+    patience: int = 0  # looks without a better score after which training stops; 0: never
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig())
+
+
+@dataclass(frozen=True)
 class SupervisedConfig:
     """Learning from ground truth: base (single-turn edits, rendered as they are needed) and SFT (whole sessions).
 
@@ -66,6 +87,8 @@ class SupervisedConfig:
     write_trace: bool = True  # False learns to edit without intent trace
     edited_weight: float = 4.0  # extra weight of a latent token that the edit changes fully; most tokens are copies
     described: float = 0.0  # base only: share of lessons that describe or draw a whole scene
+    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)  # SFT only
+    validation: ValidationConfig = field(default_factory=ValidationConfig)  # SFT only
     optimisation: Optimisation = field(default_factory=Optimisation)
 
 
@@ -117,6 +140,12 @@ class RlConfig:
     rewards: tuple[float, float, float] = (0.3, 0.3, 0.4)  # IF, CC, GA
     minimum_spread: float = 1e-3  # groups whose rewards spread less teach nothing
     generation_learning_rate: float | None = None  # of the generation expert; None: as the other's
+    alert_every: int = 5  # iterations between two looks at held-out sessions; 0: none (released: 20, nobody watches)
+    alert_sessions: int = 16
+    alert_window: int = 4  # looks over which the reward rises and the held-out score falls
+    alert_fall: float = 0.03  # smaller falls of the held-out score are noise
+    stop_on_alert: bool = False
+    samples_every: int = 10  # iterations between two drawings of a group's samples; 0: none
     optimisation: Optimisation = field(
         default_factory=lambda: Optimisation(
             steps=20,  # iterations

@@ -17,6 +17,7 @@ from model.experience import explore, summarise
 from model.learning import improve, pays_kl
 from model.modeling import EditModel
 from model.trainer import Report, Trainer, replace_folder
+from model.watch import Watch, draw_samples
 
 GENERATION = ("*_moe_gen*", "vae2llm.*", "llm2vae.*", "time_embedder.*", "latent_pos_embed.*")
 """Names of the parameters that only the generation of pictures uses."""
@@ -28,7 +29,8 @@ def train_rl(config: RlConfig, parent: Path, sessions_folder: Path, folder: Path
     Args:
         parent: folder of the model to start from, which is also the reference policy.
         sessions_folder: a build of sessions; its split `practice` is used, `train` where there is none.
-        folder: where the finished model goes; a run that was cut off goes on from `<folder>.work`.
+        folder: where the finished model goes; a run that was cut off goes on from `<folder>.work`. Pictures of samples
+            go to `<folder>.samples`.
 
     Raises:
         UserError: the replay does not reproduce the rollout, samples of a group are identical, or a loss is not finite.
@@ -40,15 +42,27 @@ def train_rl(config: RlConfig, parent: Path, sessions_folder: Path, folder: Path
     sessions = practice(sessions_folder)
     work = folder.with_name(f"{folder.name}.work")
     trainer = Trainer(bundle.model, config.optimisation, work, generation_rates(bundle.model, config))
+    watch = Watch(bundle, sessions_folder, config, trainer.notes)
+    bundle.model.eval()
     for step in trainer.steps():
-        bundle.model.eval()
         experience = explore(bundle, sessions, config, step)
-        metrics = summarise(experience, config) | improve(bundle, reference, trainer, experience, config, step)
+        metrics = summarise(experience, config)
+        metrics |= watch.look(step, metrics["reward"])
+        if config.samples_every and step % config.samples_every == 0:
+            draw_samples(experience, samples_folder(folder) / f"iteration-{step:05d}.png")
+        metrics |= improve(bundle, reference, trainer, experience, config, step)
         named = {f"rl/{key}": value for key, value in metrics.items()}
         report(step, {**named, "progress": (step + 1) / config.optimisation.steps})
+        if config.stop_on_alert and metrics.get("alert"):
+            break
     trainer.use_average()
     replace_folder(bundle.save(work / "finished"), folder)
     return folder
+
+
+def samples_folder(folder: Path) -> Path:
+    """Where the pictures of a run's samples lie, beside its model."""
+    return folder.with_name(f"{folder.name}.samples")
 
 
 def practice(folder: Path) -> SessionFolder:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.errors import UserError
-from mlflow_config.settings import Stage
+from mlflow_config.settings import Stage, Tag
 from tasks import building, identity, models, progress, tracking
 from tasks.datasets import Dataset
 from tasks.models import ModelRecord
@@ -208,9 +208,19 @@ def _flat(plan: Plan) -> dict[str, Any]:
 def _reporter(run: tracking.ActiveRun, advance: progress.Advance) -> Report:
     """Send a trainer's numbers to MLflow and its progress to whoever waits."""
 
+    sent: set[str] = set()
+    alerted: list[int] = []
+
     def report(step: int, metrics: dict[str, float]) -> None:
         values = {name: value for name, value in metrics.items() if name != "progress"}
         run.report(step, values)
+        if metrics.get("rl/alert") and not alerted:
+            alerted.append(step)
+            run.tag({Tag.ALERT: f"step {step}: the reward rises while the held-out score falls"})
+        for path in sorted((run.folder / "model.samples").glob("*.png")):
+            if path.name not in sent:
+                sent.add(path.name)
+                run.artifact(path, "samples")
         shown = next(
             (f"{name} {value:.4g}" for name, value in values.items() if "loss" in name or "reward" in name), ""
         )
