@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from benchmarks.rollout import GUIDANCE, POINTS, TRACE
 from benchmarks.sizes import SIZES, clock, matmul_peak, random_bundle
+from model import runtime
 from model.bundle import Bundle
 from model.modeling import EditModel
 from model.packing import PackedBatch, Pictures, pack, session_segments
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    runtime.prepare()
     dtype = getattr(torch, options.dtype)
     bundle, other = (random_bundle(options.size, dtype, options.device) for _ in range(2))
     data = sample(bundle, options.trajectories)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.sizes import SIZES, clock, random_bundle
+from model import runtime
 from model.bundle import Bundle
 from model.context import Context
 from model.guidance import Guidance
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    runtime.prepare()
     bundle = random_bundle(options.size, getattr(torch, options.dtype), options.device)
     rollout(bundle, options.trajectories, 1)
     per_turn = measure(bundle, options.trajectories, 3, options.rounds)

@@ -70,5 +70,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
     """q (B, H, Q, D), k and v (B, Hkv, K, D) -> (B, H, Q, D). mask: additive bias, BlockMask, or None (see all)."""
     grouped = q.shape[1] != k.shape[1]
     if mask is None or isinstance(mask, Tensor):
+        if grouped and q.shape[2] == 1:  # a new token: the heads that share keys ask as rows of one head
+            shared = q.view(q.shape[0], k.shape[1], -1, q.shape[3])
+            return scaled_dot_product_attention(shared, k, v, attn_mask=mask).view_as(q)
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
     return _flex()(q, k, v, block_mask=mask, enable_gqa=grouped)

@@ -81,9 +81,14 @@ class Context:
         return [state.rope[int(view == View.NO_IMAGE)] for state in self.states]
 
     def _lay_out(
-        self, groups: Sequence[Sequence[Sequence[Segment]]], streams: Sequence[int], pictures: Pictures | None
+        self,
+        groups: Sequence[Sequence[Sequence[Segment]]],
+        streams: Sequence[int],
+        pictures: Pictures | None,
+        lasting: bool = True,
     ) -> tuple[PackedBatch, Rows]:
-        """Index tensors of groups[g][row], each group beside the one before and on its own stream; moves the rope."""
+        """Index tensors of groups[g][row], each group beside the one before and on its own stream; moves the rope.
+        Groups that are not `lasting` may borrow the columns that they do not see."""
         placed, columns, begin = [], [], 0
         for group in groups:
             for row, listed in enumerate(group):
@@ -100,12 +105,20 @@ class Context:
         for stream, start, end in zip(streams, begins, ends, strict=True):
             cache, marks, width = self.streams[stream], batch.marks[:, :, start:end], end - start
             marks[COLUMN] += cache.length - start
-            parts.append(Part(self.rows, width, width, self._mask(cache, marks), stream, cache.length))
+            at = cache.length if lasting else self._needed(cache, marks)
+            mask = self._mask(cache, marks, at)
+            parts.append(Part(self.rows, width, width, mask, stream, at, borrows=at < cache.length))
             cache.reserve(width)
         return batch, self.model.rows_of(batch, Calls(parts, tokens, tokens, restore))
 
-    def _mask(self, cache: Cache, queries: Tensor) -> Tensor | None:
-        seen = visible(queries, torch.cat((cache.marks[:, :, : cache.length], queries), -1))
+    @staticmethod
+    def _needed(cache: Cache, queries: Tensor) -> int:
+        """Columns of the cache up to the last one that any query sees."""
+        seen = torch.nonzero(visible(queries, cache.marks[:, :, : cache.length]).any(0).any(0))
+        return int(seen[-1]) + 1 if len(seen) else 0
+
+    def _mask(self, cache: Cache, queries: Tensor, columns: int) -> Tensor | None:
+        seen = visible(queries, torch.cat((cache.marks[:, :, :columns], queries), -1))
         return None if bool(seen.all()) else additive(seen, self.model.dtype)
 
     def _layers(self) -> list[list[LayerCache]]:
@@ -209,14 +222,15 @@ class Context:
         return sample
 
     def _plan(self, grid: Grid, views: int) -> _Plan:
-        """Every view is a part of its own; the first two share a cache and, one after the other, its free columns."""
+        """Every view is a part of its own. The first two share a cache: one writes behind the turn's texts, then the
+        one that is blind to them in their place."""
         key = (grid, views)
         if key not in self._plans:
             states = list(self.states)
             chosen = tuple(View)[:views]
             noise = [Segment(Kind.NOISY, self.turn, noisy=row, grid=grid) for row in range(self.rows)]
             groups = [[[replace(segment, view=view)] for segment in noise] for view in chosen]
-            batch, rows = self._lay_out(groups, [int(view == View.NO_IMAGE) for view in chosen], None)
+            batch, rows = self._lay_out(groups, [int(view == View.NO_IMAGE) for view in chosen], None, lasting=False)
             self.states = states  # noise leaves no trace
             self._plans[key] = _Plan(batch, rows, batch.noisy_of_token)
         return self._plans[key]

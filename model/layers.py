@@ -24,8 +24,8 @@ from model.attention import attend
 @dataclass(frozen=True)
 class Part:
     """A call of attention: `rows` rows of `queries` and `keys` tokens. With a cache the keys are written at `start`
-    of stream `stream` and follow what is there; parts that share columns overwrite each other, in order.
-    mask: see `model.attention.attend`."""
+    of stream `stream` and follow what is there; parts that share columns overwrite each other, in order. A part that
+    `borrows` its columns puts back what was there. mask: see `model.attention.attend`."""
 
     rows: int
     queries: int
@@ -33,6 +33,7 @@ class Part:
     mask: Any
     stream: int = 0
     start: int = 0
+    borrows: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,15 @@ class LayerCache:
     keys: Tensor
     values: Tensor
 
+    def read(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """Views of the columns [start, end)."""
+        return self.keys[:, :, start:end], self.values[:, :, start:end]
+
+    def write(self, start: int, columns: tuple[Tensor, Tensor]) -> None:
+        """Overwrite the columns from `start` on."""
+        for old, new in zip(self.read(start, start + columns[0].shape[2]), columns, strict=True):
+            old.copy_(new)
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm: statistics in float32, result cast back, then times the weight."""
@@ -68,6 +78,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32 and not x.is_cuda:  # where nothing fuses the norm, this walks the tensor less often
+            size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            return x * (size.square() / x.shape[-1] + self.eps).rsqrt() * self.weight
         if x.dtype == torch.float32:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return self.weight * F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype)
@@ -114,10 +127,18 @@ class MoTAttention(nn.Module):
         """(rows*queries, H*D) of a part; q (rows*queries, H, D), kv (rows*keys, 2*Hkv, D)."""
         q = q.view(part.rows, part.queries, -1, self.head_dim).transpose(1, 2)
         k, v = kv.view(part.rows, part.keys, -1, self.head_dim).transpose(1, 2).chunk(2, 1)
-        if caches is not None:
-            cache, end = caches[part.stream], part.start + part.keys
-            cache.keys[:, :, part.start : end], cache.values[:, :, part.start : end] = k, v
-            k, v = cache.keys[:, :, :end], cache.values[:, :, :end]
+        if caches is None:
+            return self._mix(q, k, v, part)
+        cache, end = caches[part.stream], part.start + part.keys
+        before = [x.clone() for x in cache.read(part.start, end)] if part.borrows else []
+        cache.write(part.start, (k, v))
+        out = self._mix(q, *cache.read(0, end), part)
+        if before:
+            cache.write(part.start, (before[0], before[1]))
+        return out
+
+    @staticmethod
+    def _mix(q: Tensor, k: Tensor, v: Tensor, part: Part) -> Tensor:
         return attend(q, k, v, part.mask).transpose(1, 2).reshape(part.rows * part.queries, -1)
 
     def forward(self, und: Tensor, gen: Tensor, rows: Rows, caches: list[LayerCache] | None) -> tuple[Tensor, Tensor]:

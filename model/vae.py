@@ -19,6 +19,8 @@ from model.images import Pixels, for_vae, for_vit, normalised, patchify, unpatch
 from model.pictures import Grid, Pictures
 from model.vit import patch_side
 
+CPU_PIXELS, PIXELS = 2**15, 2**24  # of the pictures that go through the autoencoder together
+
 
 def new_vae(channels: Sequence[int] = (16, 32, 64, 64), latent_channels: int = 4, blocks: int = 1) -> AutoencoderKL:
     """A random autoencoder with one level per entry of `channels` (four levels: ÷8); scale 1, shift 0."""
@@ -67,28 +69,30 @@ def to_pixels(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return vae.decoder(latents / scale + shift)
 
 
-def _chunks(n: int, size: int) -> list[slice]:
+def _chunks(n: int, pixels: int, device: torch.device) -> list[slice]:
+    """Pictures that go through together: on a CPU as many as its caches hold."""
+    size = max(1, (CPU_PIXELS if device.type == "cpu" else PIXELS) // pixels)
     return [slice(i, i + size) for i in range(0, n, size)]
 
 
 @torch.no_grad()
-def encode_latents(vae: AutoencoderKL, images: Pixels, config: EditConfig, chunk: int = 64) -> tuple[Tensor, Grid]:
+def encode_latents(vae: AutoencoderKL, images: Pixels, config: EditConfig) -> tuple[Tensor, Grid]:
     """(N, rows*columns, C) patchified latents of pictures that have the autoencoder's size already, and their grid."""
     parts = []
-    for part in _chunks(len(images), chunk):
+    for part in _chunks(len(images), images.shape[1] * images.shape[2], vae.device):
         x = normalised(images[part]).to(vae.device, vae.dtype)
         parts.append(patchify(to_latents(vae, x), config.latent_patch_size).float())
     stride = config.latent_stride
     return torch.cat(parts), (images.shape[1] // stride, images.shape[2] // stride)
 
 
-def encode(vae: AutoencoderKL, images: Pixels, config: EditConfig, chunk: int = 64) -> Pictures:
+def encode(vae: AutoencoderKL, images: Pixels, config: EditConfig) -> Pictures:
     """Table of uint8 pictures (N, H, W, 3) of one size, resized by the configuration's rules where these ask for it.
 
     Patch sizes come from `config`. Tensors lie on the autoencoder's device, in float32.
     """
     images = for_vae(images, config)
-    latents, grid = encode_latents(vae, images, config, chunk)
+    latents, grid = encode_latents(vae, images, config)
     patch = patch_side(config.vit_config())
     small = for_vit(images, config)
     patches = patchify(normalised(small), patch).to(vae.device)
@@ -97,17 +101,16 @@ def encode(vae: AutoencoderKL, images: Pixels, config: EditConfig, chunk: int = 
 
 
 @torch.no_grad()
-def decode_float(
-    vae: AutoencoderKL, latents: Tensor, grid: Grid, config: EditConfig, chunk: int = 64
-) -> NDArray[np.float32]:
+def decode_float(vae: AutoencoderKL, latents: Tensor, grid: Grid, config: EditConfig) -> NDArray[np.float32]:
     """(N, H, W, 3) in [0, 1] of latents (N, rows*columns, C)."""
     parts = []
-    for part in _chunks(latents.shape[0], chunk):
+    for part in _chunks(latents.shape[0], grid[0] * grid[1] * config.latent_stride**2, vae.device):
         z = unpatchify(latents[part].to(vae.device, vae.dtype), grid, config.latent_patch_size)
+        z = z.contiguous(memory_format=torch.channels_last)
         parts.append((to_pixels(vae, z).float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu())
     return np.ascontiguousarray(torch.cat(parts).numpy())
 
 
-def decode(vae: AutoencoderKL, latents: Tensor, grid: Grid, config: EditConfig, chunk: int = 64) -> Pixels:
+def decode(vae: AutoencoderKL, latents: Tensor, grid: Grid, config: EditConfig) -> Pixels:
     """uint8 (N, H, W, 3), truncated as the official code does, of latents (N, rows*columns, C)."""
-    return (decode_float(vae, latents, grid, config, chunk) * 255).astype(np.uint8)
+    return (decode_float(vae, latents, grid, config) * 255).astype(np.uint8)

@@ -75,17 +75,18 @@ def test_transparency_goes_on_white():
     assert np.asarray(on_white(image)).tolist() == [[[255, 255, 255]] * 2] * 2
 
 
-def test_pictures_do_not_depend_on_their_company():
+def test_pictures_do_not_depend_on_their_company(monkeypatch):
+    monkeypatch.setattr("model.vae.CPU_PIXELS", 2 * 16 * 32)
     vae, config = new_vae((8, 8, 16, 16), 2).eval(), tiny_model().config
     set_scale(vae, 0.5, 0.1)
     config.vae_resize, config.vit_resize = [32, 16, 16], [16, 8, 4]
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 32, 3), dtype=np.uint8)
-    table = encode(vae, images, config, chunk=2)
+    table = encode(vae, images, config)
     assert table.latent_grids == ((1, 2),) * 5 and table.patch_grids == ((2, 4),) * 5
     alone = encode(vae, images[3:4], config)
     assert torch.allclose(table.select([3]).latents, alone.latents, atol=1e-5)
     assert torch.equal(table.select([3]).patches, alone.patches)
-    again = decode(vae, table.latents.view(5, 2, -1), (1, 2), config, chunk=3)
+    again = decode(vae, table.latents.view(5, 2, -1), (1, 2), config)
     assert again.shape == images.shape and again.dtype == np.uint8
 
 
