@@ -55,7 +55,7 @@ class VaeConfig:
 
 @dataclass(frozen=True)
 class CorruptionConfig:
-    """History pictures that differ from the ground truth while the targets stay true: practice against contamination."""
+    """History pictures that differ from the ground truth while targets stay true: practice against contamination."""
 
     share: float = 0.0  # of a step's sessions
     kind: Literal["samples", "pasted", "noise"] = "samples"  # the model's own, a foreign object in each, noisy latents

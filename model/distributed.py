@@ -76,6 +76,11 @@ def shard(items: Sequence[T], what: str, even: bool = False) -> list[T]:
     return list(items[rank() :: world()])
 
 
+def places(count: int) -> range:
+    """Places in the whole list of this rank's `count` items."""
+    return range(rank(), world() * count, world())
+
+
 def gather(value: Any) -> list[Any]:
     """What every rank has said, by rank; values are what JSON can hold."""
     if world() == 1:
@@ -129,6 +134,7 @@ def distribute(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
         sharded = fully_shard(module, mesh=mesh)
         sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other
         sharded.set_gradient_divide_factor(1.0)
+        sharded.set_reduce_scatter_unused_params(True)  # what one rank has not used, another may have
 
 
 @contextmanager

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from data.loader import Lesson, SessionFolder
+from data.errors import UserError
+from data.loader import Example, Lesson, SessionFolder
 from model import distributed
 from model.bundle import load
 from model.config import SupervisedConfig
+from model.corruption import Corruption
 from model.packing import Pictures
 from model.supervised import encode_lessons, train_supervised
 from model.trainer import Report, Trainer, numpy_generator
+from model.validation import Validation
 
 
 def train_sft(config: SupervisedConfig, parent: Path, sessions_folder: Path, folder: Path, report: Report) -> Path:
@@ -20,7 +23,7 @@ def train_sft(config: SupervisedConfig, parent: Path, sessions_folder: Path, fol
 
     Args:
         parent: folder of the base model.
-        sessions_folder: a build of sessions; its split `train` is used.
+        sessions_folder: a build of sessions; its split `train` is used, and `validation` to look at.
         folder: where the finished model goes; a run that was cut off goes on from `<folder>.work`.
     """
     if folder.exists():
@@ -42,5 +45,19 @@ def train_sft(config: SupervisedConfig, parent: Path, sessions_folder: Path, fol
 
     distributed.distribute(bundle.model, bundle.model.blocks)
     work = Trainer(bundle.model, config.optimisation, folder.with_name(f"{folder.name}.work"))
-    train_supervised(bundle, config, batches, work, report, "sft")
+    corruption = Corruption(
+        bundle, config, batches, lambda random: encoded(int(random.integers(len(sessions))))[0], work.folder
+    )
+    validation = Validation(bundle, config, held_out_sessions(config, sessions_folder), work)
+    train_supervised(bundle, config, batches, work, report, "sft", corruption, validation)
     return bundle.publish(work.folder, folder)
+
+
+def held_out_sessions(config: SupervisedConfig, folder: Path) -> list[Example]:
+    """The first sessions of the split `validation`, as many as are looked at. UserError where they are missing."""
+    if not config.validation.every:
+        return []
+    sessions = SessionFolder(folder, "validation", targets=False)
+    if not len(sessions):
+        raise UserError(f"{folder} has no validation sessions", "Set sessions.validation, or sft.validation.every to 0")
+    return [sessions[index] for index in range(min(len(sessions), config.validation.sessions))]

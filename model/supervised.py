@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,10 @@ from model.config import SupervisedConfig
 from model.packing import PackedBatch, Pictures, Segment, pack, session_segments
 from model.tokenizer import encode_texts
 from model.trainer import Report, Trainer, generator
+
+if TYPE_CHECKING:
+    from model.corruption import Corruption
+    from model.validation import Validation
 
 Batches = Callable[[int], tuple[Sequence[Lesson], Sequence[Pictures]]]
 
@@ -133,9 +138,17 @@ def supervised_loss(bundle: Bundle, truth: GroundTruth, trace_weight: float) -> 
 
 
 def train_supervised(
-    bundle: Bundle, config: SupervisedConfig, batches: Batches, work: Trainer, report: Report, name: str
+    bundle: Bundle,
+    config: SupervisedConfig,
+    batches: Batches,
+    work: Trainer,
+    report: Report,
+    name: str,
+    corruption: Corruption | None = None,
+    validation: Validation | None = None,
 ) -> None:
-    """Run (or go on with) a supervised training; ends with the averaged weights in place.
+    """Run (or go on with) a supervised training; ends with the averaged weights in place, or with the best of those
+    that were validated.
 
     Args:
         batches: step -> this rank's share (`distributed.shard`) of the step's lessons, and their encoded pictures;
@@ -146,18 +159,24 @@ def train_supervised(
     bundle.model.train()
     for step in work.steps():
         lessons, tables = batches(step)
-        truth = lay_out(bundle, lessons, tables, config, noise_of(config, step, len(lessons)))
+        shown = corruption.histories(step, lessons, tables) if corruption else None
+        truth = lay_out(bundle, lessons, tables, config, noise_of(config, step, len(lessons)), shown)
         loss, metrics = supervised_loss(bundle, truth, config.trace_weight)
         learned = work.update(loss)
-        if step % 10 == 0 or step + 1 == config.optimisation.steps:
+        seen = validation.look(step) if validation else {}
+        if step % 10 == 0 or step + 1 == config.optimisation.steps or seen:
             whole = {key: distributed.total(value) for key, value in metrics.items()}
-            named = {f"{name}/{key}": value for key, value in (whole | learned).items()}
+            named = {f"{name}/{key}": value for key, value in (whole | learned | seen).items()}
             report(step, {**named, "progress": (step + 1) / config.optimisation.steps})
-    work.use_average()
+        if validation and validation.exhausted:
+            break
+    if validation:
+        validation.finish()
+    else:
+        work.use_average()
     bundle.model.eval()
 
 
 def noise_of(config: SupervisedConfig, step: int, count: int) -> list[torch.Generator]:
     """A generator per session of this rank, by its place in the whole batch."""
-    places = range(distributed.rank(), distributed.world() * count, distributed.world())
-    return [generator(config.optimisation.seed, step, f"noise/{place}") for place in places]
+    return [generator(config.optimisation.seed, step, f"noise/{place}") for place in distributed.places(count)]

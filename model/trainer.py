@@ -13,7 +13,8 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,32 @@ class Trainer:
     def use_average(self) -> None:
         """Put the averaged weights in place: the last act of a run."""
         self._place(self.average)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within this block the averaged weights are in place."""
+        before = {name: self.parameters[name].detach().clone() for name in self.average}
+        self._place(self.average)
+        try:
+            yield
+        finally:
+            self._place(before)
+
+    def keep(self) -> None:
+        """Remember the averaged weights of now, or the weights where there is no average, in a file."""
+        kept = self._whole(self.average or self.masters)
+        if distributed.rank() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = self.folder / "kept.tmp"
+            save_file(kept, temporary)
+            sync_to_disk(self.folder)
+            temporary.rename(self.folder / "kept.safetensors")
+        distributed.barrier(f"step {self.step} kept")
+
+    def use_kept(self) -> None:
+        """Put the weights that were kept last in place, as the last act of a run."""
+        kept = load_file(self.folder / "kept.safetensors")
+        self._place({name: distributed.placed(value, self.masters[name]) for name, value in kept.items()})
 
     # --- steps and checkpoints --------------------------------------------------------------------------------------
 

@@ -1,11 +1,14 @@
 import dataclasses
 
+import pytest
 import torch
 
 from data.loader import Lesson
-from model.config import Optimisation, SupervisedConfig
+from model.config import CorruptionConfig, Optimisation, SamplingConfig, SupervisedConfig, ValidationConfig
+from model.corruption import Corruption
 from model.supervised import draw_timesteps, edited, encode_lessons, lay_out, supervised_loss, train_supervised
 from model.trainer import Trainer, generator
+from model.validation import Validation
 from tests.model.toys import toy_bundle, toy_example
 
 CONFIG = SupervisedConfig(
@@ -84,3 +87,105 @@ def test_it_learns_what_it_is_shown_and_resumes_to_the_same_bits(tmp_path):
     train(tmp_path / "cut", lambda step: (lessons, tables), again)
     for one, other in zip(bundle.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+SHORT = dataclasses.replace(CONFIG, optimisation=dataclasses.replace(CONFIG.optimisation, steps=8))
+LESSONS = [Lesson.of(toy_example(turns, f"s{turns}")) for turns in (1, 2, 3)]
+
+
+def corrupting(kind, refresh=3):
+    fast = SamplingConfig(points=3, max_trace=3)
+    return dataclasses.replace(SHORT, corruption=CorruptionConfig(1.0, kind, refresh, sampling=fast))
+
+
+@pytest.mark.parametrize("kind", ["samples", "pasted", "noise"])
+def test_corrupted_histories_leave_the_targets_true(tmp_path, kind):
+    bundle, config = toy_bundle(), corrupting(kind)
+    tables = encode_lessons(bundle, LESSONS)
+    corruption = Corruption(bundle, config, lambda step: (LESSONS, tables), lambda random: LESSONS[1], tmp_path)
+    histories = corruption.histories(4, LESSONS, tables)
+    assert histories[0] is None and [len(h) for h in histories[1:]] == [1, 2]
+    true = tables[2].select([1, 2]).latents
+    assert histories[2].latents.shape == true.shape and not torch.equal(histories[2].latents, true)
+    plain, corrupted = (lay_out(bundle, LESSONS, tables, config, drawn(3), shown) for shown in (None, histories))
+    assert torch.equal(plain.clean, corrupted.clean) and torch.equal(plain.noisy, corrupted.noisy)
+    seen = corrupted.pictures.latents[corrupted.batch.clean_index]
+    assert seen.shape == plain.pictures.latents[plain.batch.clean_index].shape
+    rows = {tuple(row) for row in seen.tolist()}
+    assert {tuple(row) for row in histories[2].latents.tolist()} <= rows
+    assert {tuple(row) for row in tables[2].select([0]).latents.tolist()} <= rows
+
+
+def corrupted_training(folder, stop_at=None):
+    bundle, config = toy_bundle(), corrupting("samples")
+    tables = encode_lessons(bundle, LESSONS)
+    corruption = Corruption(bundle, config, lambda step: (LESSONS, tables), lambda random: LESSONS[1], folder)
+    asked = []
+
+    def batches(step):
+        asked.append(step)
+        if step == stop_at:
+            raise KeyboardInterrupt
+        return LESSONS, tables
+
+    work = Trainer(bundle.model, config.optimisation, folder)
+    train_supervised(bundle, config, batches, work, lambda *_: None, "sft", corruption)
+    return asked, list(bundle.model.parameters())
+
+
+def test_a_run_that_is_cut_off_amid_the_service_of_samples_goes_on_with_them(tmp_path):
+    _, whole = corrupted_training(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        corrupted_training(tmp_path / "cut", stop_at=5)
+    asked, again = corrupted_training(tmp_path / "cut")
+    assert asked[0] == 4, "step 4 uses the samples that were drawn before step 3"
+    assert all(torch.equal(one, other) for one, other in zip(whole, again, strict=True))
+
+
+def validated(folder, monkeypatch, scores, patience, stop_at=None):
+    """A training whose looks at held-out sessions find the given scores."""
+    monkeypatch.setattr("model.validation.held_out", lambda *_: {"IF": scores[work.step // 2]})
+    bundle = toy_bundle()
+    config = dataclasses.replace(SHORT, validation=ValidationConfig(every=2, patience=patience))
+    tables = encode_lessons(bundle, LESSONS)
+    work = Trainer(bundle.model, config.optimisation, folder)
+    validation = Validation(bundle, config, [toy_example(1, "v")], work)
+    seen, averages = {}, {}
+
+    def batches(step):
+        averages[step - 1] = {name: value.clone() for name, value in work.average.items()}
+        if step == stop_at:
+            raise KeyboardInterrupt
+        return LESSONS, tables
+
+    def report(step, metrics):
+        seen[step] = metrics.get("sft/validation_score")
+
+    train_supervised(bundle, config, batches, work, report, "sft", None, validation)
+    return seen, averages, {n: p for n, p in bundle.model.named_parameters() if p.requires_grad}
+
+
+def test_validation_stops_a_training_that_gets_no_better_and_keeps_its_best_weights(tmp_path, monkeypatch):
+    scores = [0.4, 0.8, 0.4, 0.4]
+    seen, _, ends = validated(tmp_path / "stopped", monkeypatch, scores, patience=1)
+    assert {step: score for step, score in seen.items() if score is not None} == {1: 0.1, 3: 0.2, 5: 0.1}
+    _, averages, again = validated(tmp_path / "patient", monkeypatch, scores, patience=0)
+    for name, value in ends.items():
+        assert torch.equal(value, averages[3][name]) and torch.equal(value, again[name])
+    with pytest.raises(KeyboardInterrupt):
+        validated(tmp_path / "cut", monkeypatch, scores, patience=1, stop_at=5)
+    _, _, resumed = validated(tmp_path / "cut", monkeypatch, scores, patience=1)
+    assert all(torch.equal(value, resumed[name]) for name, value in ends.items())
+
+
+def test_looking_at_held_out_sessions_changes_nothing(tmp_path):
+    bundle = toy_bundle()
+    config = dataclasses.replace(SHORT, validation=ValidationConfig(2, sampling=SamplingConfig(points=3, max_trace=3)))
+    work = Trainer(bundle.model, config.optimisation, tmp_path)
+    work.average = {name: value + 0.1 for name, value in work.average.items()}
+    before = [p.clone() for p in bundle.model.parameters()]
+    state = torch.get_rng_state()
+    found = Validation(bundle, config, [toy_example(2, "v")], work).look(1)
+    assert found["validation_score"] == 0.0, "the judge has nothing to say about these scenes"
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(p, kept) for p, kept in zip(bundle.model.parameters(), before, strict=True))
