@@ -128,12 +128,13 @@ def saw(variant: Variant, chosen: Parameters) -> tuple[str, str]:
         steps = chosen.sft.optimisation
         data = f"{sessions.train:,} sessions of {_span(sessions.turns)} turns with ground truth"
         return data, f"{steps.steps:,} × {steps.batch_size} sessions"
-    own, turns = sessions.practice, sessions.practice_turns if sessions.practice else sessions.turns
-    data = f"{own or sessions.train:,} {'' if own else 'of the same '}sessions of {_span(turns)} turns"
-    cut = chosen.rl.max_turns
-    data += f", cut after turn {cut}" if cut else ""
-    trajectories = chosen.rl.sessions * chosen.rl.group_size
-    return f"{data}: source picture and instructions", f"{chosen.rl.optimisation.steps:,} × {trajectories} trajectories"
+    if sessions.practice:
+        data = f"{sessions.practice:,} other sessions of {_span(sessions.practice_turns)} turns"
+    else:
+        data = f"the same {sessions.train:,} sessions of {_span(sessions.turns)} turns"
+    data += f", cut after turn {chosen.rl.max_turns}" if chosen.rl.max_turns else ""
+    data += ": source picture and instructions only"
+    return data, f"{chosen.rl.optimisation.steps:,} × {chosen.rl.sessions * chosen.rl.group_size} judged trajectories"
 
 
 def _span(turns: tuple[int, int]) -> str:

@@ -31,7 +31,8 @@ def cell(one: Estimate | None, signed: bool = False) -> str:
     if one is None:
         return "–"
     sign = "+" if signed else ""
-    return f"{one.mean:{sign}.3f} [{one.low:{sign}.3f}, {one.high:{sign}.3f}]"
+    mean, low, high = (f"{round(value, 3) + 0.0:{sign}.3f}" for value in (one.mean, one.low, one.high))  # no -0.000
+    return f"{mean} [{low}, {high}]"
 
 
 def page(found: Measured, pictures: Pictures) -> str:
@@ -77,12 +78,13 @@ def _denominators(by_name: Mapping[str, Mapping[str, Estimate]], prefix: str) ->
     for name, estimates in by_name.items():
         counts = tuple(estimates[prefix + m].n if prefix + m in estimates else 0 for m in TITLES)
         groups.setdefault(counts, []).append(name)
-    return [
-        f"n of {', '.join(names)}: "
-        + ", ".join(f"{title} {count:,}" for title, count in zip(TITLES.values(), counts, strict=True))
-        + " (turns, and sessions for the last, of all seeds)."
-        for counts, names in groups.items()
-    ]
+    most = max(groups.values(), key=len)
+    said = ["Scored turns, and sessions for the last column, of all seeds:", ""]
+    for counts, names in groups.items():
+        who = "every other" if names is most and len(groups) > 1 else ", ".join(names)
+        numbers = (f"{title} {count:,}" for title, count in zip(TITLES.values(), counts, strict=True))
+        said.append(f"- {'all variants' if len(groups) == 1 else who}: {', '.join(numbers)}")
+    return said
 
 
 def _differences(found: Measured) -> list[str]:

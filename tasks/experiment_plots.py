@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OTHERS = ("#6a994e", "#8e6c8a", "#c9a227", "#2a9d8f", "#b56576", "#5f6caf", "#7f5539", "#4d908e")
+OTHERS = (
+    *("#7cb5e0", "#1d3557", "#c9a227", "#2a9d8f", "#b5179e", "#6a4c93"),
+    *("#7f5539", "#90be6d", "#f4a261", "#606c38", "#e56b9f", "#000000"),
+)
 TURN_PANELS = {"IF": "IF", "CC": "CC", "GA": "GA per prefix", "success": "turn success"}
 STRIPS = 4  # sessions drawn before and after
 SMOOTH = 5  # iterations of the moving mean of a learning curve
@@ -45,15 +48,16 @@ def draw(found: Measured, folder: Path) -> list[Drawn]:
 
 def _figures(found: Measured) -> list[tuple[str, str, str, Figure | None]]:
     band = "Bars are the 95% intervals."
+    counted = f"{band} Below each turn or distance stands the number of scores of a variant, over all seeds."
     gap = "What earlier mistakes cost: the score of each turn minus the score of the same turn on the true history."
     rewards = (
         "Mean over the seeds of each iteration's mean reward, as a moving mean of "
         f"{SMOOTH} iterations. Variants practise on different turns where they say so, so levels compare only in part."
     )
     return [
-        ("Scores by turn", band, "by-turn", _by_turn(found, lambda row: row.means, TURN_PANELS)),
-        ("GA by distance to the constraint", band, "ga-by-distance", _by_distance(found)),
-        ("Contamination gap", f"{gap} {band}", "contamination-gap", _by_turn(found, lambda row: row.gap, GAPS)),
+        ("Scores by turn", counted, "by-turn", _by_turn(found, lambda row: row.means, TURN_PANELS)),
+        ("GA by distance to the constraint", counted, "ga-by-distance", _by_distance(found)),
+        ("Contamination gap", f"{gap} {counted}", "contamination-gap", _by_turn(found, lambda row: row.gap, GAPS)),
         ("Learning curves", rewards, "learning-curves", _learning(found)),
         (f"{found.headline} minus the others", band, "differences", _forest(found)),
     ]
@@ -108,9 +112,15 @@ def _curves(axes: Axes, found: Measured, curves: Curves) -> None:
             linewidth=1.5,
             elinewidth=1,
         )
-    axes.set_xticks(sorted({x for points in curves.values() for x in points}))
-    axes.axhline(0, color="#d0d0d0", linewidth=0.8, zorder=0)
+    counts = {x: max(of.n for of in (points.get(x) for points in curves.values()) if of) for x in _places(curves)}
+    axes.set_xticks(list(counts), [f"{x}\n{n}" for x, n in counts.items()])
+    if any(one.mean < 0 for points in curves.values() for one in points.values()):
+        axes.axhline(0, color="#808080", linewidth=0.8, zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _places(curves: Curves) -> list[int]:
+    return sorted({x for points in curves.values() for x in points})
 
 
 def _learning(found: Measured) -> Figure | None:

@@ -121,7 +121,8 @@ def _grid(found: Measured) -> Grid:
 
 def _cells(row: Row) -> list[str]:
     by_key = statistics.by_key(row.means)
-    return [experiment_page.cell(by_key.get(metric)) for metric in experiment_page.TITLES]
+    found = [by_key.get(metric) for metric in experiment_page.TITLES]
+    return ["–" if one is None else f"{one.mean:.3f} ±{(one.high - one.low) / 2:.3f}" for one in found]
 
 
 def _summarise(found: Measured, reading: Sequence[str]) -> None:

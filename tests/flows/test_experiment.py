@@ -83,7 +83,7 @@ def test_the_page_names_its_pictures_its_denominators_and_no_more_than_its_numbe
     page = (tmp_path / "results.md").read_text()
     for path in re.findall(r"\]\(([^)]+)\)", page):
         assert (tmp_path / path).read_bytes().startswith(b"\x89PNG")
-    assert "n of sft, edit-r2: IF 24," in page and "n of base: IF 12," in page
+    assert "- every other: IF 24," in page and "- base: IF 12," in page
     assert "| sft | 0.410 [0.410, 0.410] |" in page and "48 sessions of 2–4 turns with ground truth" in page
     assert "edit-r2 against sft: higher in IF" in page and "improve" not in page
     assert made.reading[1].startswith("edit-r2 against sft: higher in IF") and "lower" not in made.reading[1]

@@ -112,7 +112,9 @@ def test_parents_come_first_and_the_base_once(tmp_path):
 def test_what_a_variant_saw_follows_its_parameters(tmp_path):
     plan = experiment.load("smoke")
     data, steps = saw(plan.variants["rl-single-turn"], plan.parameters(plan.variants["rl-single-turn"], 0))
-    assert ", cut after turn 1: source picture and instructions" in data and steps.endswith("× 8 trajectories")
+    assert ", cut after turn 1: source picture and instructions only" in data and steps.endswith(
+        "× 8 judged trajectories"
+    )
     data, steps = saw(plan.variants["sft"], plan.parameters(plan.variants["sft"], 0))
     assert data == "48 sessions of 2–4 turns with ground truth" and steps == "10 × 4 sessions"
 
