@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
 from mlflow_config.settings import Tag
-from tasks import identity, lineage
+from tasks import lineage
 from tasks.books import Books
+from tasks.canonical import canonical, plain
 from tasks.decision import DatasetEvidence, Evidence, RewardTrend
 from tasks.models import manifest
 from tasks.origin import DatasetOrigin, Origin, ParentOrigin, hardware, libraries
 from tasks.redaction import redact
 from tasks.registry import STATEMENT_TAG, record_digest
-from tasks.signing import SignatureError, canonical
+from tasks.signing import SignatureError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -95,7 +96,7 @@ def _reward(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
 def _plain(sections: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as JSON values."""
     found = {name: asdict(value) if is_dataclass(value) else value for name, value in sections.items()}  # type: ignore[arg-type]
-    return dict(json.loads(identity.canonical(found)))
+    return dict(json.loads(canonical(found, plain)))
 
 
 def seeds(parameters: Mapping[str, Any], path: str = "") -> dict[str, int]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.signing import canonical, sha256
+from tasks.canonical import canonical, sha256
 
 Verdict = Literal["pass", "fail", "warn", "skipped"]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from filelock import FileLock
-
 from data.errors import UserError
-from tasks.signing import sha256, write_atomically
+from tasks.atomic import write_atomically
+from tasks.canonical import sha256
+from tasks.locks import file_lock
 
 if TYPE_CHECKING:
     from tasks.storage import Storage
@@ -63,7 +63,7 @@ class FolderShelf:
     def append(self, index: int, line: bytes) -> bool:
         """See `Shelf`. A torn last line is set aside first."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / "ledger.lock"):
+        with file_lock(self.folder / "ledger.lock"):
             content = self.file.read_bytes() if self.file.exists() else b""
             end = whole(content)
             if content[:end].count(b"\n") + (end > 0 and content[end - 1 : end] != b"\n") != index:
@@ -88,7 +88,7 @@ class FolderShelf:
         """Mend a torn last line now; whether there was one."""
         if not self.file.exists():
             return False
-        with FileLock(self.folder / "ledger.lock"):
+        with file_lock(self.folder / "ledger.lock"):
             content = self.file.read_bytes()
             self._mend(content, whole(content))
         return bool(content) and content[-1:] != b"\n"

@@ -11,6 +11,8 @@ from typing import Any
 
 from mlflow_config.settings import Stage, Tag
 from tasks import building, identity, models, progress, tracking
+from tasks.atomic import write_atomically
+from tasks.canonical import sha256
 from tasks.datasets import Dataset
 from tasks.models import ModelRecord
 from tasks.parameters import Parameters, flat
@@ -69,7 +71,7 @@ def evaluate(
     """Free-running edits over every turn of the benchmark, judged. `label` tells evaluations apart where shown."""
     with tracking.stage(spec(parameters, benchmark, model, parent_run, label), _holds) as run:
         if run.reused:
-            progress.say_once(f"[cyan]same[/cyan] evaluate {run.result['name']}, nothing changed")
+            progress.say_once(f"[cyan]same[/cyan] {run.spec.name}, nothing changed")
             return Evaluation(**run.result)
         run.params(flat(parameters.evaluation))
         building.record_input(run, benchmark, "evaluation")
@@ -79,7 +81,7 @@ def evaluate(
         run.report(0, dict(summary_metrics(json.loads(path.read_text())["summary"])), **about)
         run.artifact(path.parent, "evaluation")
         log_strips(run, path.parent)
-        result = Evaluation(model.name, model.model_id, run.run_id, identity.sha256(path.read_text()))
+        result = Evaluation(model.name, model.model_id, run.run_id, sha256(path.read_bytes()))
         run.finish(asdict(result))
     _keep(path.parent, result.digest)
     shutil.rmtree(run.folder, ignore_errors=True)
@@ -89,7 +91,7 @@ def evaluate(
 def _evaluate(run: tracking.ActiveRun, parameters: Parameters, benchmark: Dataset, model: ModelRecord) -> Path:
     from model.evaluation import evaluate as judge
 
-    with progress.shown(f"evaluate {model.name}", f"evaluate-{model.name}-{parameters.profile}") as advance:
+    with progress.shown(run.spec.name, f"evaluate-{model.name}-{parameters.profile}") as advance:
 
         def report(_step: int, metrics: dict[str, float]) -> None:
             advance(metrics.get("progress", 0.0), "")
@@ -102,9 +104,7 @@ def _evaluate(run: tracking.ActiveRun, parameters: Parameters, benchmark: Datase
         "model_digest": model.digest,
         "benchmark": {"name": benchmark.title, "digest": benchmark.digest},
     }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(sheet, indent=1, sort_keys=True))
-    temporary.replace(path)
+    write_atomically(path, json.dumps(sheet, indent=1, sort_keys=True).encode())
     return path
 
 
@@ -145,7 +145,7 @@ def log_strips(run: tracking.ActiveRun, folder: Path) -> None:
 def _holds(found: dict[str, Any]) -> bool:
     """Whether the stored score sheet still has its digest."""
     try:
-        return identity.sha256(Evaluation(**found).path().read_text()) == found["digest"]
+        return sha256(Evaluation(**found).path().read_bytes()) == found["digest"]
     except Exception:  # any store, any reason: evaluate again
         return False
 

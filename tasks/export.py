@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from tasks.atomic import write_atomically
 from tasks.audit import AuditReport, audit
 from tasks.bom import ml_bom
+from tasks.canonical import canonical
 from tasks.card import card
 from tasks.documents import FolderShelf, Shelf
 from tasks.openlineage import run_events
@@ -20,7 +22,7 @@ from tasks.pedigree import Pedigree, pedigree, tree
 from tasks.picture import draw
 from tasks.redaction import leaks, redact
 from tasks.registry import Version
-from tasks.signing import WEIGHTS_SIGNATURE, canonical, write_atomically
+from tasks.signing import WEIGHTS_SIGNATURE
 from tasks.view import SNAPSHOT, RegistryView, View, exported
 
 TEXTS = (".json", ".jsonl", ".md", ".txt", ".svg")

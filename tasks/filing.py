@@ -5,6 +5,7 @@ from __future__ import annotations
 from data.errors import UserError
 from tasks import lineage
 from tasks.books import Books
+from tasks.canonical import canonical
 from tasks.decision import Decision, Evidence
 from tasks.documents import Shelf
 from tasks.gates import decide
@@ -12,7 +13,7 @@ from tasks.models import manifest
 from tasks.policy import Policy
 from tasks.redaction import leaks
 from tasks.scores import Scores
-from tasks.signing import SignatureError, canonical
+from tasks.signing import SignatureError
 
 
 def file_decision(

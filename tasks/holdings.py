@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from mlflow_config.settings import Tag
 from tasks import lineage
 from tasks.books import Books
 from tasks.ledger import CROWNING
+from tasks.locks import Busy, file_lock
 from tasks.models import stored
 from tasks.registry import AWAITS_TAG, RETIRED_TAG, STATEMENT_TAG, Registry, pages
 from tasks.retention import Item, State
@@ -155,7 +154,7 @@ def _held(lock: Path) -> bool:
     if not lock.exists():
         return False
     try:
-        with FileLock(lock, timeout=0):
+        with file_lock(lock, wait=0):
             return False
-    except Timeout:
+    except Busy:
         return True

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import hashlib
-import json
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_config.settings import Stage
+from tasks.canonical import canonical, plain, sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("data", "model", "tasks", "mlflow_config")
@@ -40,18 +39,9 @@ class Git:
     dirty: bool
 
 
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces; dataclasses become objects, paths and the like their text."""
-
-    def plain(item: Any) -> Any:
-        return dataclasses.asdict(item) if dataclasses.is_dataclass(item) and not isinstance(item, type) else str(item)
-
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=plain)
-
-
-def sha256(text: str) -> str:
-    """Hexadecimal SHA-256 of a text in UTF-8."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def digest(value: Any) -> str:
+    """SHA-256 over the canonical JSON of a value, which may hold dataclasses and paths."""
+    return sha256(canonical(value, plain))
 
 
 def _file(module: str, root: Path) -> Path | None:
@@ -87,13 +77,13 @@ def closure(entries: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
 def code_digest(stage: str, root: Path = ROOT) -> str:
     """SHA-256 over the code of a stage and the versions of the libraries that decide its numbers."""
     files = closure(ENTRIES[stage], root)
-    code = {module: hashlib.sha256(path.read_bytes()).hexdigest() for module, path in files.items()}
-    return sha256(canonical({"code": code, "libraries": {name: _version(name) for name in LIBRARIES}}))
+    code = {module: sha256(path.read_bytes()) for module, path in files.items()}
+    return digest({"code": code, "libraries": {name: _version(name) for name in LIBRARIES}})
 
 
 def whole_code() -> str:
     """SHA-256 over the code of every stage: that of a run that spans all of them."""
-    return sha256(canonical({stage: code_digest(stage) for stage in ENTRIES}))
+    return digest({stage: code_digest(stage) for stage in ENTRIES})
 
 
 def _version(name: str) -> str | None:
@@ -120,16 +110,14 @@ def fingerprint(
         parent: digest of the model that the stage starts from or judges.
         code: digest of the code; by default that of the stage's entry modules.
     """
-    return sha256(
-        canonical(
-            {
-                "stage": str(stage),
-                "code": code or code_digest(stage),
-                "parameters": parameters,
-                "datasets": dict(datasets or {}),
-                "parent": parent,
-            }
-        )
+    return digest(
+        {
+            "stage": str(stage),
+            "code": code or code_digest(stage),
+            "parameters": parameters,
+            "datasets": dict(datasets or {}),
+            "parent": parent,
+        }
     )
 
 

@@ -18,9 +18,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data.errors import UserError
+from tasks.canonical import canonical, sha256
 from tasks.documents import Shelf
 from tasks.redaction import redact
-from tasks.signing import Identity, SignatureError, canonical, sha256, sign, trusted_keys, verify
+from tasks.signing import Identity, SignatureError, sign, trusted_keys, verify
 
 ENTRY_TYPE = "application/vnd.edit-r2.ledger+json"
 GENESIS = "0" * 64

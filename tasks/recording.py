@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
 from mlflow_config.settings import Tag
-from tasks import identity
+from tasks.canonical import canonical, plain
 from tasks.settings import settings
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ class ActiveRun:
 
         if len(digest) > 36:
             raise UserError(f"digest {digest} of {name} has more than 36 characters", "Pass DVC's md5 of the folder")
-        made = Dataset(name, digest, "dvc", identity.canonical(source), profile=identity.canonical(profile))
+        texts = [canonical(about, plain).decode() for about in (source, profile)]
+        made = Dataset(name, digest, "dvc", texts[0], profile=texts[1])
         client().log_inputs(self.run_id, datasets=[DatasetInput(made, [InputTag("mlflow.data.context", context)])])
 
     def model_input(self, model_id: str) -> None:
@@ -161,4 +162,4 @@ class ActiveRun:
     def finish(self, handed_on: Mapping[str, Any]) -> None:
         """Say what the stage hands on: with it, and only with it, the run counts as finished."""
         self.result = dict(handed_on)
-        self.tag({Tag.RESULT: identity.canonical(self.result)})
+        self.tag({Tag.RESULT: canonical(self.result, plain).decode()})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
 from mlflow_config.settings import Stage, Tag
-from tasks.signing import canonical, sha256
+from tasks.canonical import canonical, sha256
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

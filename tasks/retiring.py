@@ -14,13 +14,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks.books import Books
 from tasks.holdings import look, needed
 from tasks.ledger import Draft
+from tasks.locks import Busy, file_lock
 from tasks.projection import project
 from tasks.promotion import model_lock
 from tasks.registry import RETIRED_TAG
@@ -66,7 +65,7 @@ def _delete(books: Books, choice: Choice) -> Choice:
             place = "runs" if choice.item.kind == "checkpoint" else "."
             shutil.rmtree(books.state / place / choice.item.name)
             return choice
-    except Timeout:
+    except Busy:
         return replace(choice, keep=True, reason="someone has come to it since")
 
 
@@ -74,8 +73,7 @@ def _lock(books: Books, choice: Choice) -> AbstractContextManager[object]:
     if choice.item.kind == "model":
         return model_lock(books, choice.item.name, wait=0)
     folder = books.state / ("locks" if choice.item.kind == "copy" else "runs")
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{Path(choice.item.name).name}.lock", timeout=0)
+    return file_lock(folder / f"{Path(choice.item.name).name}.lock", wait=0)
 
 
 def _delete_model(books: Books, choice: Choice) -> Choice:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.errors import UserError
-from tasks.signing import canonical, sha256
+from tasks.canonical import canonical, sha256
 
 TURN_METRICS = ("IF", "CC", "GA", "GA_cumulative", "success")
 METRICS = (*TURN_METRICS, "session_success")

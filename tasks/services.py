@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from data.errors import UserError
+from tasks.atomic import write_atomically
 from tasks.failures import ServiceError
 from tasks.prefect_server import answers
 from tasks.settings import SERVICES, Dispatch, Settings, prepare, settings
@@ -203,10 +204,7 @@ def _stop(services: Sequence[Service]) -> None:
 def _write(chosen: Settings, services: Sequence[Service], urls: dict[str, str]) -> None:
     addresses = {"prefect_api_url": urls["prefect"], "mlflow_tracking_uri": urls["mlflow"]}
     content = {"settings": addresses, "processes": [asdict(service) for service in services]}
-    path = chosen.state / SERVICES
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1))
-    temporary.replace(path)
+    write_atomically(chosen.state / SERVICES, json.dumps(content, indent=1).encode())
 
 
 def _refuse_foreign(chosen: Settings) -> None:

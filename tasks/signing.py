@@ -7,7 +7,6 @@ written as canonical JSON and refused in any other spelling, so that no byte of 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -23,6 +22,8 @@ from securesystemslib.exceptions import Error as SignatureLibraryError
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from data.errors import UserError
+from tasks.atomic import replacing, write_atomically
+from tasks.canonical import canonical
 
 IN_TOTO = "application/vnd.in-toto+json"
 KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -32,33 +33,6 @@ WEIGHTS_SIGNATURE = "model.sig"
 
 class SignatureError(Exception):
     """An envelope that is malformed, altered, or signed by no trusted key."""
-
-
-def canonical(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces, in UTF-8: one spelling per value. NaN and infinity raise ValueError."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-
-
-def sha256(data: bytes) -> str:
-    """SHA-256 in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the whole of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @dataclass(frozen=True)
@@ -184,9 +158,8 @@ def sign_weights(folder: Path, keys: Path, signature: Path) -> None:
         _create(path, ec.generate_private_key(ec.SECP256R1()))
     _publish(_private_key(path), path.with_name(f"{WEIGHTS_KEY}.pub.pem"))
     signature.parent.mkdir(parents=True, exist_ok=True)
-    temporary = signature.with_name(f".{signature.name}.{os.getpid()}.tmp")
-    model_signing.signing.Config().use_elliptic_key_signer(private_key=path).sign(folder, temporary)
-    temporary.replace(signature)
+    with replacing(signature) as temporary:
+        model_signing.signing.Config().use_elliptic_key_signer(private_key=path).sign(folder, temporary)
 
 
 def verify_weights(folder: Path, public_key: Path, signature: Path) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from data.errors import UserError
+from tasks.atomic import replacing
 
 ENVIRONMENT = {
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
@@ -128,6 +129,11 @@ class Storage:
             body: bytes = self.client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
             return body
 
+    def chunks(self, key: str, size: int) -> Iterator[bytes]:
+        """Read bytes piece by piece; NotStored where there are none."""
+        with self._errors("read", key):
+            yield from self.client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].iter_chunks(size)
+
     def exists(self, key: str) -> bool:
         """Whether an object lies under exactly this key."""
         try:
@@ -159,13 +165,8 @@ class Storage:
     def get_file(self, key: str, path: Path) -> None:
         """Download to `path` through a temporary file beside it: a broken transfer leaves nothing."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-        try:
-            with self._errors("read", key):
-                self.client.download_file(self.bucket, self._key(key), str(temporary))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, self._errors("read", key):
+            self.client.download_file(self.bucket, self._key(key), str(temporary))
 
     def put_folder(self, folder: Path, prefix: str) -> int:
         """Upload every file below a folder; return their number. Links are refused: they may lead anywhere."""

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
+from tasks.canonical import sha256
 from tasks.documents import BucketShelf, FolderShelf
 from tasks.ledger import Conflict, Draft, Ledger, LedgerError, champion, read_chain
-from tasks.signing import load_identity, sha256
+from tasks.signing import load_identity
 
 
 def open_ledger(folder: Path, shelf=None) -> Ledger:

@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tasks.canonical import sha256
 from tasks.documents import BucketShelf
 from tasks.ledger import Conflict, Ledger
-from tasks.signing import load_identity, sha256
+from tasks.signing import load_identity
 from tasks.storage import Storage
 from tests.tasks.seaweed import KEY, SECRET, seaweed, weed
 from tests.tasks.test_ledger import draft

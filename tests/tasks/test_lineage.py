@@ -8,10 +8,11 @@ import pytest
 
 from data.errors import UserError
 from tasks import attestation, lineage
+from tasks.canonical import sha256
 from tasks.documents import FolderShelf
 from tasks.origin import DatasetOrigin, Origin, ParentOrigin, hardware, libraries
 from tasks.redaction import leaks, redact
-from tasks.signing import SignatureError, load_identity, sha256, trusted_keys
+from tasks.signing import SignatureError, load_identity, trusted_keys
 from tests.tasks.houses import DATASET, build_house, family, locked, sqlite_template
 from tests.tasks.scoresets import digest
 

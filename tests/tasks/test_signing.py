@@ -10,17 +10,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from data.errors import UserError
-from tasks.signing import (
-    SignatureError,
-    canonical,
-    load_identity,
-    sha256,
-    sign,
-    sign_weights,
-    trusted_keys,
-    verify,
-    verify_weights,
-)
+from tasks.canonical import canonical, sha256
+from tasks.signing import SignatureError, load_identity, sign, sign_weights, trusted_keys, verify, verify_weights
 
 TYPE = "application/vnd.test+json"
 
