@@ -7,16 +7,18 @@ Formats: in-toto attestation framework v1; SLSA provenance v1. The build level c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from data.errors import UserError
+from tasks.canonical import canonical, sha256
 from tasks.decision import Decision
 from tasks.documents import Shelf
 from tasks.origin import Origin
 from tasks.redaction import leaks, redact
 from tasks.scores import Scores
-from tasks.signing import IN_TOTO, Identity, SignatureError, canonical, sha256, sign, verify
+from tasks.signing import IN_TOTO, Identity, SignatureError, sign, verify
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
@@ -95,20 +97,40 @@ def statement(origin: Origin) -> dict[str, Any]:
 def check_schema(payload: Mapping[str, Any]) -> None:
     """Hold a statement against the published protocol definitions of in-toto and SLSA.
 
+    Those leave every field optional; what the texts of both specifications require is asked for besides.
+
     Raises:
         ValueError: a field is missing, unknown or of the wrong type.
     """
     from google.protobuf.json_format import ParseDict, ParseError
     from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
+    from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
     from in_toto_attestation.v1.statement import Statement
     from in_toto_attestation.v1.statement_pb2 import Statement as Message
 
     try:
         message = ParseDict(dict(payload), Message())
         Statement.copy_from_pb(message).validate()
-        ParseDict(payload["predicate"], Provenance())
+        made = ParseDict(payload["predicate"], Provenance())
     except (ParseError, KeyError) as error:
         raise ValueError(f"not an in-toto statement with SLSA provenance: {error}") from error
+    build = made.build_definition
+    if not (build.build_type and build.HasField("external_parameters") and made.run_details.builder.id):
+        raise ValueError("SLSA requires buildType, externalParameters and the builder's id")
+    if message.predicate_type != PREDICATE:
+        raise ValueError(f"the predicate is of type {message.predicate_type!r}")
+    for named in (*build.resolved_dependencies, *made.run_details.byproducts):
+        ResourceDescriptor.copy_from_pb(named).validate()
+        _check_digests(named.digest)
+    for subject in message.subject:
+        _check_digests(subject.digest)
+
+
+def _check_digests(digests: Mapping[str, str]) -> None:
+    """In-toto writes digests in lower-case hexadecimal; SHA-256 has 64 digits."""
+    for algorithm, digest in digests.items():
+        if algorithm == "sha256" and not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"{digest[:12]!r} is no SHA-256 digest")
 
 
 def seal(payload: dict[str, Any], shelf: Shelf, identity: Identity) -> str:
