@@ -7,13 +7,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks import lineage
 from tasks.audit import AuditReport, Broken, differing, expect
+from tasks.canonical import sha256
 from tasks.ledger import Entry
 from tasks.models import digest_of, manifest
 from tasks.registry import STATEMENT_TAG, record_digest
-from tasks.signing import WEIGHTS_KEY, WEIGHTS_SIGNATURE, sha256, verify_weights
+from tasks.signing import WEIGHTS_KEY, WEIGHTS_SIGNATURE, verify_weights
 from tasks.stores import check_dataset, locked_paths
 from tasks.view import View
 
@@ -176,7 +178,12 @@ def check_data(report: AuditReport, view: View, name: str, digest: str, subject:
     if view.root is None:
         report.unchecked("data", subject, f"not part of this folder: {digest}")
         return
-    findings = list(check_dataset(name, digest, view.root, view.remote, sha))
+    try:
+        findings = list(check_dataset(name, digest, view.root, view.remote, sha))
+    except UserError:  # a remote that does not answer
+        with report.link("data", subject):
+            raise
+        return
     if not findings and view.remote is None:
         report.unchecked("data", subject, f"only the remote holds it: {digest}")
         return

@@ -13,6 +13,8 @@ from data.errors import UserError
 from tasks.documents import FolderShelf, Shelf
 from tasks.registry import Version
 from tasks.signing import trusted_keys
+from tasks.storage import Storage
+from tasks.stores import Remote
 
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey
@@ -51,14 +53,14 @@ class RegistryView(Protocol):
 
 @dataclass(frozen=True)
 class View:
-    """Everything that an audit reads. `root` is the checkout and `remote` DVC's folder remote; None: not here."""
+    """Everything that an audit reads. `root` is the checkout and `remote` DVC's remote; None: not to be read here."""
 
     shelf: Shelf
     keys: Path
     registry: RegistryView
     alias: str
     root: Path | None = None
-    remote: Path | None = None
+    remote: Remote = None
 
     @property
     def trusted(self) -> dict[str, SSlibKey]:
@@ -66,15 +68,17 @@ class View:
         return trusted_keys(self.keys)
 
 
-def live(books: Books, root: Path, remote: Path | None) -> View:
+def live(books: Books, root: Path, remote: Remote) -> View:
     """The installation itself."""
     return View(books.shelf, books.keys, books.registry, books.alias, root, remote)
 
 
 def live_from(chosen: Settings, books: Books) -> View:
     """The installation that the settings describe."""
-    remote = Path(chosen.dvc_remote_url)
-    return live(books, chosen.root, remote if remote.is_absolute() else None)
+    url = chosen.dvc_remote_url
+    if url.startswith("s3://"):
+        return live(books, chosen.root, Storage.at(url, chosen.s3_endpoint, region=chosen.s3_region))
+    return live(books, chosen.root, Path(url) if Path(url).is_absolute() else None)
 
 
 @dataclass(frozen=True)
