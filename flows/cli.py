@@ -154,17 +154,23 @@ def promote(
     model: Annotated[str, typer.Argument(help="Model id of the candidate (m-...).")],
     profile: Profile = "tiny",
     reason: Annotated[str, typer.Option(help="Why now; the ledger keeps it.")] = "asked for on the command line",
+    approval: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Signed with `edit-r2 approve`, where it is asked for."),
+    ] = None,
     override: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Signed with `edit-r2 approve --override`.")
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Let the gates decide on a model; exit code 3 when they refuse it."""
-    word = override.read_text() if override else None
-    wanted = {"model": model, "reason": reason, "override": word}
+    """Let the gates decide on a model; exit code 3 when they refuse it, or when it waits for a person's approval."""
+    words = {
+        name: file.read_text() if file else None for name, file in (("approval", approval), ("override", override))
+    }
+    wanted = {"model": model, "reason": reason} | words
     made = _stage("promote", profile, as_json, debug, lambda made: made.as_json(), **wanted)
-    if made.verdict == "refused" and as_json:
+    if made.verdict in ("refused", "waiting") and as_json:
         raise typer.Exit(3)
     made.raise_for_refusal()
 

@@ -44,6 +44,12 @@ def stage(flow: Flow[..., Any], name: Stage, **arguments: Any) -> Any:
         return flow(**arguments)
 
 
+def elsewhere(flow: Flow[..., Any], key: str, **arguments: Any) -> None:
+    """Where stages run on pools, start the deployment of a flow once per key and do not wait for it."""
+    if settings().dispatch is Dispatch.WORK_POOLS:
+        _ask(flow, key, arguments)
+
+
 def idempotency_key(name: Stage, arguments: dict[str, Any]) -> str:
     """Same code, parameters and inputs, same key; the parent run is no input."""
     inputs = {key: value for key, value in arguments.items() if key != "parent_run"}

@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.build_benchmark import build_benchmark
 from flows.build_dataset import build_dataset
-from flows.dispatch import stage
+from flows.dispatch import elsewhere, stage
 from flows.evaluate import evaluate
 from flows.pretrain_base import pretrain_base
 from flows.promote import promote
@@ -33,4 +33,6 @@ def retrain(profile: str = "tiny") -> Retraining:
         rl = stage(train_rl, Stage.TRAIN_RL, sft=sft.model_id, **common)
         scores = [stage(evaluate, Stage.EVALUATE, model=model.model_id, **common) for model in (base, sft, rl)]
         decision = promote(model=rl.model_id, **common)
+        if decision.verdict == "waiting":
+            elsewhere(promote, f"promote-{decision.decision}", model=rl.model_id, **common)  # a person may take days
         return retraining.conclude(parent, chosen, scores, decision)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.errors import UserError
 from tasks.books import Books
+from tasks.decision import Decision
 from tasks.signing import Identity, SignatureError, sign, verify
 
 APPROVAL_TYPE = "application/vnd.edit-r2.approval+json"
@@ -31,6 +32,13 @@ class Approval(BaseModel):
     given: datetime
     expires: datetime
 
+    @property
+    def line(self) -> str:
+        """One line for people; an override tells until when it was good."""
+        if self.kind == "approve":
+            return f"approved by {self.signer}: {self.reason}"
+        return f"overridden by {self.signer} until {self.expires:%Y-%m-%d %H:%M}: {self.reason}"
+
 
 def sign_approval(
     kind: Literal["approve", "override"], decision: str, identity: Identity, reason: str, lasts: timedelta
@@ -48,8 +56,7 @@ def sign_approval(
             kind=kind, decision=decision, signer=identity.name, reason=reason, given=now, expires=now + lasts
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{first['loc'][0]}: {first['msg']}", "Give the reason in a sentence") from error
+        raise UserError(_first(error), "Give the reason in a sentence") from error
     return sign(given.model_dump(mode="json"), APPROVAL_TYPE, identity)
 
 
@@ -57,22 +64,40 @@ def check_approval(envelope: bytes, kind: str, decision: str, books: Books, at: 
     """The approval, when it holds for this decision at this time (now, if none is given).
 
     Raises:
-        UserError: not signed by a trusted person's key, for another decision, of another kind, or expired.
+        UserError: not signed by a trusted person's key, for another decision, of another kind, or not valid now.
     """
     try:
         payload, signer = verify(envelope, APPROVAL_TYPE, books.trusted)
         given = Approval.model_validate(payload)
-    except (SignatureError, ValidationError) as error:
-        raise UserError("the approval does not hold: " + str(error).splitlines()[0], "Sign it again") from error
+    except SignatureError as error:
+        raise UserError(f"the approval does not hold: {error}", "Sign it again") from error
+    except ValidationError as error:
+        raise UserError(f"the approval does not hold: {_first(error)}", "Sign it again") from error
     now = at or datetime.now(UTC)
     problems = {
         "the approval is signed with another person's key": given.signer != signer,
         "the pipeline's own key cannot approve": signer == books.identity.name,
         f"the approval is for another act than {kind}": given.kind != kind,
-        "the approval is for another decision": given.decision != decision,
-        "the approval has expired": not given.given <= now <= given.expires,
+        f"the approval is for another decision{_about(given.decision, books)}": given.decision != decision,
+        f"the approval lasts longer than {LONGEST.days} days": given.expires - given.given > LONGEST,
+        f"the approval is not valid before {given.given:%Y-%m-%d %H:%M}": now < given.given,
+        f"the approval has expired: it ended at {given.expires:%Y-%m-%d %H:%M}": given.expires < now,
     }
     problem = next((text for text, found in problems.items() if found), None)
     if problem:
         raise UserError(problem, "Ask for a new one: `edit-r2 approve`")
     return given
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors()[0]
+    return f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
+
+
+def _about(decision: str, books: Books) -> str:
+    """Which model another decision is about, where it is kept here."""
+    try:
+        found = Decision.model_validate_json(books.shelf.get(decision))
+    except (UserError, ValidationError):
+        return ""
+    return f", about model {found.model_digest[:12]}"

@@ -12,6 +12,7 @@ from tasks.audit_model import check_data, document
 from tasks.decision import Decision
 from tasks.filing import remake
 from tasks.ledger import Entry
+from tasks.policy import Policy
 from tasks.registry import record_digest
 from tasks.scores import Scores
 from tasks.signing import verify
@@ -29,7 +30,7 @@ def walk_decision(report: AuditReport, view: View, entry: Entry, release: dict[s
             expect(
                 lineage.byproduct(release, "gate-decision") == entry.decision, "the statement names another decision"
             )
-        _check_action(entry, kept)
+        _check_action(view, entry, kept)
     if kept is None:
         return
     for name, digest in kept.inputs.model_dump().items():
@@ -42,14 +43,17 @@ def walk_decision(report: AuditReport, view: View, entry: Entry, release: dict[s
     _scores(report, view, kept, release)
     if entry.approval:
         with report.link("approval", subject, "signed by a person, for this decision, in time"):
-            _check_approval(view, entry)
+            _check_approval(view, entry, kept)
 
 
-def _check_action(entry: Entry, kept: Decision) -> None:
+def _check_action(view: View, entry: Entry, kept: Decision) -> None:
     allowed = {"promote": True, "override": False, "refuse": False}
     if entry.action in allowed:
         expect(kept.promote == allowed[entry.action], f"the ledger says {entry.action}, the decision {kept.verdict}")
     expect(entry.action != "override" or entry.approval is not None, "an override without approval")
+    policy = Policy.model_validate_json(document(view, kept.inputs.policy))
+    asked = entry.action == "promote" and policy.approval == "required"
+    expect(not asked or entry.approval is not None, "the policy asks for a person's approval, and there is none")
 
 
 def _scores(report: AuditReport, view: View, kept: Decision, release: dict[str, Any] | None) -> None:
@@ -79,10 +83,11 @@ def _told(release: dict[str, Any]) -> dict[str, Any]:
     return dict(next(item for item in found if item["name"] == "scores"))
 
 
-def _check_approval(view: View, entry: Entry) -> None:
+def _check_approval(view: View, entry: Entry, kept: Decision) -> None:
     payload, signer = verify(document(view, str(entry.approval)), APPROVAL_TYPE, view.trusted)
     given = Approval.model_validate(payload)
     expect(given.signer == signer, "it is signed with another person's key")
     expect(given.decision == entry.decision, "it is for another decision")
+    expect(given.kind == ("approve" if kept.promote else "override"), f"it is signed as {given.kind}")
     in_time = given.given <= datetime.fromisoformat(entry.time) <= given.expires
     expect(in_time, "it had expired when it was used")

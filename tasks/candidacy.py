@@ -31,19 +31,14 @@ class Standing:
     pushed: Mapping[str, bool]
 
 
-def consider(
-    books: Books, policy: Policy, model: ModelRecord, standing: Standing, reason: str, override: bytes | None = None
-) -> Outcome:
-    """Decide about a model and enter the decision: it becomes champion, or its refusal is on record.
+def enter(books: Books, model: ModelRecord, decision: Decision, reason: str, word: bytes | None = None) -> Outcome:
+    """Enter a decision about a model: it becomes champion, or its refusal is on record.
 
-    Raises:
-        Conflict: the champion changed meanwhile; evaluate it, and call again.
-        UserError: statement, files or override do not hold.
+    Raises: see `tasks.promotion.promote`.
     """
-    decision = assess(books, policy, model, standing)
     statement = attestation.statement_of(books, model.model_id)
     candidate = Candidate(model.model_id, model.run_id, model.digest, statement)
-    return promote(books, candidate, decision, reason, override)
+    return promote(books, candidate, decision, reason, word)
 
 
 def assess(books: Books, policy: Policy, model: ModelRecord, standing: Standing) -> Decision:

@@ -28,8 +28,9 @@ def _head(found: Pedigree) -> Iterator[str]:
     yield f"# {found.model}, version {entry.version}\n"
     if found.recalled:
         yield f"> **Recalled.** {found.recalled}\n"
-    if entry.action == "override":
-        yield f"> **Promoted against the gates' decision.** {entry.reason}\n"
+    if found.word:
+        against = "**Promoted against the gates' decision:** " if found.word.kind == "override" else ""
+        yield f"> {against}{found.word.line}\n"
     yield "A unified multimodal transformer that edits one image over many turns. Before each edit it writes an intent"
     yield "trace: the edit as it stands after everything the session has said.\n"
     yield f"- In the registry: `{found.model}`, version {entry.version}, alias `{found.alias}`"

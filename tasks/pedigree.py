@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from data.errors import UserError
 from tasks import lineage
+from tasks.approval import APPROVAL_TYPE, Approval
 from tasks.decision import Decision
-from tasks.ledger import Entry, champion, read_chain, recalled
+from tasks.ledger import Entry, Signed, champion, read_chain, recalled
 from tasks.scores import Scores
+from tasks.signing import verify
 from tasks.stores import mentions
 from tasks.view import View
 
@@ -65,6 +67,7 @@ class Pedigree:
     scores: Scores
     decision: Decision
     recalled: str | None
+    word: Approval | None = None  # a person's approval, or override, of the decision
 
     @property
     def is_champion(self) -> bool:
@@ -100,7 +103,19 @@ def pedigree(view: View, version: int | None = None) -> Pedigree:
         scores=Scores.model_validate_json(view.shelf.get(decision.inputs.candidate)),
         decision=decision,
         recalled=withdrawn.reason if withdrawn else None,
+        word=_word(view, chain, entry),
     )
+
+
+def _word(view: View, chain: Sequence[Signed], entry: Entry) -> Approval | None:
+    """What a person signed for the decision on a version, also where a rollback has brought that version back."""
+    mine = [
+        signed.entry for signed in chain if (signed.entry.model, signed.entry.version) == (entry.model, entry.version)
+    ]
+    given = next(
+        (found.approval for found in reversed(mine) if found.approval and found.decision == entry.decision), None
+    )
+    return Approval.model_validate(verify(view.shelf.get(given), APPROVAL_TYPE, view.trusted)[0]) if given else None
 
 
 def _generations(view: View, statement: str | None) -> Iterator[Generation]:
@@ -119,6 +134,8 @@ def tree(found: Pedigree) -> str:
         f"├─ decision {found.decision.digest[:12]}: {found.decision.verdict}, {len(found.decision.findings)} rules",
         f"├─ scores {found.scores.digest[:12]} on {found.scores.benchmark.name} {found.scores.benchmark.digest[:12]}",
     ]
+    if found.word:
+        lines.insert(2, f"├─ {found.word.line}")
     if found.recalled:
         lines.insert(1, f"├─ RECALLED: {found.recalled}")
     for depth, model in enumerate(found.generations):

@@ -8,7 +8,9 @@ from xml.sax.saxutils import escape
 
 from tasks.pedigree import Generation, Pedigree
 
-WIDTH, HEIGHT, GAP, MARGIN = 210, 74, 60, 30  # of a box, between boxes and around them, in pixels
+WIDTH, HEIGHT, GAP, MARGIN = 220, 84, 56, 24  # of a box, between boxes and around them, in pixels
+LONGEST = 32  # characters of a line that fit into a box
+ACTS = {"promote": "promoted", "refuse": "refused", "override": "promoted by override", "rollback": "restored"}
 MODEL, DATA, SCORE = "#dbe9f6", "#e5f2dc", "#fbe9c6"
 GOOD, BAD = "#cfe8cf", "#f4c7c3"
 
@@ -61,30 +63,32 @@ def _layout(found: Pedigree) -> tuple[list[Box], list[tuple[Box, Box]]]:
 
 
 def _model_lines(model: Generation) -> tuple[str, ...]:
-    commit = model.resources["source"]["digest"]["gitCommit"][:12]
-    return f"model {model.name}", f"digest {model.digest[:12]}", f"code {commit}", f"signed {model.statement[:12]}"
+    source = model.resources["source"]
+    changed = " + changes" if source["annotations"]["dirty"] else ""
+    code = f"code {source['digest']['gitCommit'][:12]}{changed}"
+    return f"model {model.name}", f"digest {model.digest[:12]}", code, f"statement {model.statement[:12]}"
 
 
 def _judgement(found: Pedigree, column: int) -> list[Box]:
     scores, decision, entry = found.scores, found.decision, found.entry
     mean = scores.means()["session_success"]
-    told = f"session success {mean['mean']} (n={mean['n']})"
-    held = BAD if found.recalled or entry.action in ("refuse", "override") else GOOD
-    state = ("recalled",) if found.recalled else ()
+    told = f"session success {mean['mean']:.3f} (n={mean['n']})" if mean["mean"] is not None else "no session judged"
+    data = f"dvc {scores.benchmark.digest.removesuffix('.dir')[:16]}"
+    failed = f", {len(decision.reasons)} failed" if decision.reasons else ""
+    gates = (
+        f"gates: {decision.verdict}",
+        f"{len(decision.findings)} rules{failed}",
+        f"decision {decision.digest[:12]}",
+    )
+    word = found.word
+    signed = ({"approve": "approved by ", "override": "overridden by "}[word.kind] + word.signer,) if word else ()
+    state = ("recalled",) if found.recalled else signed
+    held = BAD if found.recalled or not decision.promote else GOOD
+    act = (f"{ACTS.get(entry.action, entry.action)} by {entry.actor}", entry.time[:16].replace("T", " "))
     return [
-        Box(column, 0, (f"scores on {scores.benchmark.name}", f"judge {scores.judge.name}", told), SCORE),
-        Box(
-            column + 1,
-            0,
-            (f"gates: {decision.verdict}", f"{len(decision.findings)} rules", decision.digest[:12]),
-            SCORE,
-        ),
-        Box(
-            column + 1,
-            1,
-            (f"{found.model} version {entry.version}", f"{entry.action} by {entry.actor}", entry.time[:16], *state),
-            held,
-        ),
+        Box(column, 0, (f"scores on {scores.benchmark.name}", data, f"judge {scores.judge.name}", told), SCORE),
+        Box(column + 1, 0, gates, SCORE),
+        Box(column + 1, 1, (f"{found.model} version {entry.version}", *act, *state), held),
     ]
 
 
@@ -95,7 +99,8 @@ def _box(box: Box) -> str:
 
 
 def _lines(lines: Sequence[str], x: int, y: int) -> Iterator[str]:
-    for number, text in enumerate(lines):
+    for number, line in enumerate(lines):
+        text = line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
         weight = ' font-weight="bold"' if number == 0 else ""
         yield f'<text x="{x}" y="{y + 16 * number}" font-size="12"{weight}>{escape(text)}</text>'
 

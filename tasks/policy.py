@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import mlflow_config
 from data.errors import UserError
+from tasks.atomic import write_atomically
+from tasks.canonical import canonical, sha256
 from tasks.comparison import Axis
-from tasks.signing import canonical, sha256, write_atomically
 
 POLICY_FILE = Path(mlflow_config.__file__).with_name("gates.yaml")
 Metric = Literal["IF", "CC", "GA", "GA_cumulative", "success", "session_success"]
@@ -71,6 +72,7 @@ class Policy(_Section):
 
     profile: str
     alias: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    approval: Literal["required", "none"] = "none"
     alpha: float = Field(gt=0.0, lt=0.5)
     resamples: int = Field(ge=200)
     seed: int
@@ -84,7 +86,9 @@ class Policy(_Section):
 
     def document(self) -> bytes:
         """Canonical JSON: the form that decisions refer to."""
-        return canonical(self.model_dump(mode="json"))
+        # Left out where it says nothing: policies that were kept before there was such a rule keep their digest.
+        unsaid = {"approval"} if self.approval == "none" else None
+        return canonical(self.model_dump(mode="json", exclude=unsaid))
 
     @property
     def digest(self) -> str:

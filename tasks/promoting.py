@@ -7,22 +7,45 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlflow_config.settings import Tag
-from tasks import datasets, evaluation, identity, models, tracking
+from tasks import datasets, evaluation, models, tracking
+from tasks.books import open_books
+from tasks.canonical import canonical
 from tasks.datasets import Dataset
+from tasks.decision import Decision
 from tasks.evaluation import Evaluation
 from tasks.failures import Refused
 from tasks.models import ModelRecord
 from tasks.parameters import Parameters
+from tasks.policy import Policy, load_policy
+from tasks.registry import AWAITS_TAG
 from tasks.scores import Scores, read_scores
+from tasks.settings import settings
 from tasks.work import work
 
 
 @dataclass(frozen=True)
+class Case:
+    """A candidate with the decision on it, before anything is entered; without one it is champion already.
+
+    `waits` tells that the gates let it pass and that the policy asks for a person's signature.
+    """
+
+    alias: str
+    model: ModelRecord
+    decision: Decision | None
+    champion: int | None
+    waits: bool = False
+
+
+@dataclass(frozen=True)
 class Promotion:
-    """What became of a candidate. `verdict` is promoted, refused or unchanged (it was champion already)."""
+    """What became of a candidate. `verdict`: promoted, refused, waiting (for a person) or unchanged (it was champion).
+
+    A candidate has a `version` once something about it was entered into the ledger.
+    """
 
     verdict: str
-    version: int
+    version: int | None
     alias: str
     model_id: str
     champion: int | None
@@ -38,6 +61,8 @@ class Promotion:
         if self.verdict == "unchanged":
             return f"version {self.version} is {self.alias} already"
         stays = f"version {self.champion} stays {self.alias}" if self.champion else "there is no champion"
+        if self.verdict == "waiting":
+            return f"model {self.model_id} passed the gates and waits for a person's approval; {stays}"
         return f"version {self.version} was refused; {stays}"
 
     def as_json(self) -> dict[str, Any]:
@@ -46,43 +71,38 @@ class Promotion:
 
     def raise_for_refusal(self) -> None:
         """Raise Refused unless the candidate is champion now."""
-        if self.verdict == "refused":
+        if self.verdict in ("refused", "waiting"):
             raise Refused(self.line, "; ".join(self.reasons) or "See the decision in MLflow")
 
 
-@work("promote")
-def promote(
+@work("decide")
+def decide(
     parameters: Parameters,
     benchmark: Dataset,
     candidate: Evaluation,
     parent: Evaluation | None,
     parent_run: str | None = None,
-    reason: str = "retrained",
-    override: str | None = None,
-) -> Promotion:
-    """Let the gates decide on a candidate and enter the decision into the ledger.
+) -> Case:
+    """Let the gates decide on a candidate; the decision is kept with all that it was made from, and nothing is entered.
 
     Args:
         parameters: the profile; its policy, benchmark and evaluation count.
         benchmark: what everybody is compared on; the champion is evaluated on it when it has not been yet.
         candidate: scores of the model that stands for promotion.
         parent: scores of the model that it was trained from; they stand in for a missing champion.
-        parent_run: MLflow run of the retraining, which gets the decision.
-        reason: why now, in a sentence.
-        override: a person's signed approval (`edit-r2 approve --override`) of a promotion that the gates refuse.
+        parent_run: MLflow run of the retraining.
     """
     from tasks import projection
-    from tasks.books import open_books
-    from tasks.candidacy import Standing, champion_model, consider
-    from tasks.policy import load_policy
+    from tasks.candidacy import Standing, assess, champion_model
+    from tasks.promotion import needs_approval
 
-    policy = load_policy(parameters.profile)
+    policy = _policy(parameters.profile)
     books = open_books(alias=policy.alias)
     model = models.record(candidate.model_id)
     reigning = books.ledger.champion(books.registry.name, books.alias)
     if reigning is not None and reigning.model_digest == model.digest:
         projection.project(books)
-        return Promotion("unchanged", reigning.version, books.alias, model.model_id, reigning.version, (), None, "")
+        return Case(books.alias, model, None, reigning.version)
     locked, pushed = _data_state(parameters.profile)
     standing = Standing(
         candidate=_scores(candidate),
@@ -92,21 +112,63 @@ def promote(
         locked=locked,
         pushed=pushed,
     )
-    outcome = consider(books, policy, model, standing, reason, override.encode() if override else None)
-    verdict = "promoted" if outcome.promoted else "refused"
-    made = Promotion(
-        verdict=verdict,
-        version=outcome.version,
-        alias=books.alias,
-        model_id=model.model_id,
-        champion=reigning.version if reigning else None,
-        reasons=tuple(outcome.decision.reasons),
-        decision=outcome.decision_digest,
-        details=outcome.decision.markdown(),
-    )
+    decision = assess(books, policy, model, standing)
+    waits = needs_approval(books, decision)
+    if waits:  # retention leaves alone what waits
+        tracking.client().set_logged_model_tags(model.model_id, {AWAITS_TAG: decision.digest})
+    return Case(books.alias, model, decision, reigning.version if reigning else None, waits)
+
+
+@work("promote")
+def promote(case: Case, parent_run: str | None = None, reason: str = "retrained", word: str | None = None) -> Promotion:
+    """Enter a decision into the ledger, unless it waits for a person who has not signed yet.
+
+    Args:
+        case: what `decide` returned.
+        parent_run: MLflow run of the retraining, which gets the decision.
+        reason: why now, in a sentence.
+        word: what a person signed with `edit-r2 approve`: an approval, or an override of a refusal.
+    """
+    from tasks.candidacy import enter
+
+    if case.decision is None:
+        return Promotion("unchanged", case.champion, case.alias, case.model.model_id, case.champion, (), None, "")
+    if case.waits and word is None:
+        made = _made(case, case.decision, "waiting", None)
+        made = replace(made, reasons=(_how_to_approve(case.model, case.decision),))
+    else:
+        outcome = enter(
+            open_books(alias=case.alias), case.model, case.decision, reason, word.encode() if word else None
+        )
+        made = _made(case, case.decision, "promoted" if outcome.promoted else "refused", outcome.version)
+        tracking.client().set_logged_model_tags(case.model.model_id, {AWAITS_TAG: ""})
     if parent_run:
-        _keep(parent_run, made, outcome.decision.document().decode())
+        _keep(parent_run, made, case.decision.document().decode())
     return made
+
+
+def _policy(profile: str) -> Policy:
+    """The rules of a profile; the settings may ask for approval where the file does not."""
+    policy = load_policy(profile)
+    return policy.model_copy(update={"approval": "required"}) if settings().approval_required else policy
+
+
+def _made(case: Case, decision: Decision, verdict: str, version: int | None) -> Promotion:
+    return Promotion(
+        verdict=verdict,
+        version=version,
+        alias=case.alias,
+        model_id=case.model.model_id,
+        champion=case.champion,
+        reasons=tuple(decision.reasons),
+        decision=decision.digest,
+        details=decision.markdown(),
+    )
+
+
+def _how_to_approve(model: ModelRecord, decision: Decision) -> str:
+    sign = f"edit-r2 approve {decision.digest} --name NAME --reason WHY --out FILE"
+    return f"sign decision {decision.digest[:12]}: `{sign}`, then `edit-r2 promote {model.model_id} --approval FILE`"
 
 
 def _champion_scores(
@@ -135,4 +197,4 @@ def _keep(parent_run: str, made: Promotion, document: str) -> None:
     client = tracking.client()
     client.log_text(parent_run, document, "decision.json")
     client.log_text(parent_run, made.details, "decision.md")
-    client.set_tag(parent_run, str(Tag.DECISION), identity.canonical(made.as_json())[:8000])
+    client.set_tag(parent_run, str(Tag.DECISION), canonical(made.as_json()).decode()[:8000])

@@ -18,6 +18,8 @@ from tasks.books import Books
 from tasks.decision import Decision
 from tasks.filing import remake, verify_model
 from tasks.ledger import Action, Conflict, Draft, Signed, champion, recalled
+from tasks.locks import file_lock
+from tasks.policy import Policy
 from tasks.projection import project
 from tasks.registry import RECALLED_TAG, STATEMENT_TAG, UNDECIDED, VERDICT_TAG, record_digest
 from tasks.signing import sign_weights
@@ -46,9 +48,13 @@ class Outcome:
     entry: Signed
 
 
-def promote(
-    books: Books, candidate: Candidate, decision: Decision, reason: str, override: bytes | None = None
-) -> Outcome:
+class NotApproved(UserError):
+    """The gates let the candidate pass, and the policy asks for a person's signature that is not there."""
+
+    exit_code = 3
+
+
+def promote(books: Books, candidate: Candidate, decision: Decision, reason: str, word: bytes | None = None) -> Outcome:
     """Make a candidate champion if its decision says so, or if a person overrides it; else enter the refusal.
 
     Args:
@@ -56,35 +62,30 @@ def promote(
         candidate: the model; its statement and every file of it are verified first.
         decision: made by `tasks.filing.file_decision`, against the present champion.
         reason: why now, in a sentence.
-        override: a signed approval of kind "override", see `tasks.approval`.
+        word: a person's signed word (`tasks.approval`): an approval where the policy asks for one, an override of a
+            refusal.
 
     Raises:
         Conflict: the champion is no longer the one that the decision was made against.
-        UserError: statement, files or override do not hold.
+        NotApproved: the policy asks for an approval, and there is none.
+        UserError: statement, files, approval or override do not hold.
     """
     with model_lock(books, candidate.model_id):
-        return _promote(books, candidate, decision, reason, override)
+        return _promote(books, candidate, decision, reason, word)
 
 
 @contextmanager
 def model_lock(books: Books, model_id: str, wait: float = LONGEST_WAIT) -> Iterator[None]:
-    """Keep retention away from the files of a model while it is promoted. Raises filelock.Timeout after `wait` s."""
-    from filelock import FileLock
-
-    folder = books.state / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{model_id}.lock", timeout=wait):
+    """Keep retention away from the files of a model while it is promoted. Raises Busy after `wait` seconds."""
+    with file_lock(books.state / "locks" / f"{model_id}.lock", wait):
         yield
 
 
-def _promote(books: Books, candidate: Candidate, decision: Decision, reason: str, override: bytes | None) -> Outcome:
+def _promote(books: Books, candidate: Candidate, decision: Decision, reason: str, word: bytes | None) -> Outcome:
     verify_model(books, candidate.model_id, candidate.digest, candidate.statement)
     if decision.model_digest != candidate.digest or remake(books.shelf, decision.digest)[1] != decision:
         raise UserError("the decision is not about this model, or cannot be made again", "Decide again")
-    approval = None
-    if override is not None and not decision.promote:
-        given = check_approval(override, "override", decision.digest, books)
-        approval, reason = books.shelf.put(override), f"{reason}; overridden by {given.signer}: {given.reason}"
+    approval, said = _heard(books, decision, word)
     statement = _release(books, candidate, decision)
     version = _register(books, candidate, decision.profile)
     action: Action = "promote" if decision.promote else "override" if approval else "refuse"
@@ -96,7 +97,7 @@ def _promote(books: Books, candidate: Candidate, decision: Decision, reason: str
         model_digest=candidate.digest,
         expected=decision.champion_digest,
         actor=books.actor,
-        reason=reason if action != "refuse" else "; ".join(decision.reasons),
+        reason="; ".join([reason, *said] if action != "refuse" else decision.reasons),
         statement=statement,
         decision=decision.digest,
         approval=approval,
@@ -104,6 +105,24 @@ def _promote(books: Books, candidate: Candidate, decision: Decision, reason: str
     entry = _enter(books, draft)
     project(books)
     return Outcome(version, action != "refuse", decision, decision.digest, entry)
+
+
+def needs_approval(books: Books, decision: Decision) -> bool:
+    """Whether a decision to promote takes effect only with a person's signature, by the policy that it was made by."""
+    policy = Policy.model_validate_json(books.shelf.get(decision.inputs.policy))
+    return decision.promote and policy.approval == "required"
+
+
+def _heard(books: Books, decision: Decision, word: bytes | None) -> tuple[str | None, list[str]]:
+    """Digest of the signed word that takes part in an act, now kept, and what it adds to the reason."""
+    needed = needs_approval(books, decision)
+    if word is None and needed:
+        problem = f"decision {decision.digest} waits for a person's approval"
+        raise NotApproved(problem, "Sign it: `edit-r2 approve`, then `edit-r2 promote --approval FILE`")
+    if word is None or (decision.promote and not needed):
+        return None, []
+    given = check_approval(word, "approve" if decision.promote else "override", decision.digest, books)
+    return books.shelf.put(word), [given.line]
 
 
 def _release(books: Books, candidate: Candidate, decision: Decision) -> str:
@@ -135,10 +154,8 @@ def _enter(books: Books, draft: Draft) -> Signed:
 
 
 def _register(books: Books, candidate: Candidate, profile: str) -> int:
-    from filelock import FileLock
-
     tags = {str(Tag.DIGEST): candidate.digest, str(Tag.PROFILE): profile}
-    with FileLock(books.state / "registry.lock"):
+    with file_lock(books.state / "registry.lock"):
         return books.registry.register(candidate.model_id, candidate.run_id, tags)
 
 

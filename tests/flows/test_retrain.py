@@ -12,25 +12,6 @@ from flows.retrain import retrain
 from mlflow_config.settings import RETRAIN, Tag, stage_tag
 from tasks import building, datasets, tracking
 from tasks.books import open_books
-from tests.tasks.stages import Trainers, datasets_of, install
-
-
-@pytest.fixture
-def trainers(home, prefect, tmp_path, monkeypatch):
-    made = Trainers()
-    install(monkeypatch, made)
-    ready = datasets_of(tmp_path)
-
-    def built(_profile, name, push=True):
-        made.calls.append(name)
-        return ready[name]
-
-    monkeypatch.setattr(datasets, "build", built)
-    monkeypatch.setattr(datasets, "locked", lambda _profile, name: ready[name])
-    monkeypatch.setattr(datasets, "push_dataset", lambda dataset: made.calls.append(f"push {dataset.name}"))
-    monkeypatch.setattr(datasets, "is_pushed", lambda _profile, _name: True)
-    monkeypatch.setattr(building, "_validate", lambda run, _dataset: run.tag({Tag.VALIDATION: "passed"}))
-    return made
 
 
 def parents():

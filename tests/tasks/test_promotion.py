@@ -169,7 +169,7 @@ def test_an_override_needs_a_person_a_reason_and_an_end(house):
     stranger = sign_approval("override", decision.digest, load_identity(house.root, "eve"), words, timedelta(days=1))
     for envelope in (own, other, wrong_kind, stranger, b"yes"):
         with pytest.raises(UserError):
-            promote(books, candidate, decision, "try", override=envelope)
+            promote(books, candidate, decision, "try", word=envelope)
     outcome = promote(
         books, candidate, decision, "try", sign_approval("override", decision.digest, person, words, timedelta(days=1))
     )
