@@ -86,9 +86,9 @@ def lineage(
     debug: Debug = False,
 ) -> None:
     """Draw where a version comes from: decision, scores, models, code, data."""
+    from tasks.atomic import write_atomically
     from tasks.pedigree import pedigree, tree
     from tasks.picture import draw
-    from tasks.signing import write_atomically
 
     books, version = open_named(model, debug)
     found = pedigree(_view(books), version)
@@ -223,17 +223,23 @@ def approve(
     out: Annotated[Path, typer.Option(help="Where to write the signed approval.")],
     override: Annotated[bool, typer.Option(help="Allow promotion against a refusal.")] = False,
     days: Annotated[float, typer.Option(help="How long it holds.")] = 1.0,
+    resume: Annotated[str | None, typer.Option(help="Also pass it to the flow run (its id) that waits for it.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Sign your approval of a decision, or an override of a refusal, with your own key."""
     from tasks.approval import sign_approval
-    from tasks.signing import load_identity, write_atomically
+    from tasks.atomic import write_atomically
+    from tasks.signing import load_identity
 
     books, _ = open_named("edit-r2", debug)
     kind: Any = "override" if override else "approve"
     signed = sign_approval(kind, decision, load_identity(books.keys, name), reason, timedelta(days=days))
     write_atomically(out, signed)
+    if resume:
+        from flows.approving import resume as answer_to
+
+        answer_to(resume, signed)
     _say(as_json, {"kind": kind, "decision": decision, "signer": name}, f"signed by {name}: {out.name}")
 
 
@@ -244,15 +250,12 @@ def doctor(
     debug: Debug = False,
 ) -> None:
     """Find what crashes and hands have left behind: dead runs, moved aliases, torn lines, half-registered versions."""
-    from tasks.doctor import examine
-    from tasks.doctor_services import ask_services
-    from tasks.settings import settings
-
     books, _ = open_named(model, debug)
-    complaints = examine(books, settings().root, repair) + ask_services(settings(), repair)
-    found = [{**vars(complaint), "line": complaint.line} for complaint in complaints]
-    _say(as_json, {"complaints": found}, "\n".join(complaint.line for complaint in complaints) or "all is well")
-    if any(not complaint.mended for complaint in complaints):
+    from tasks.checkup import visit
+
+    found = visit(books.registry.name, repair)
+    _say(as_json, found.as_json(), found.text())
+    if found.unmended:
         raise typer.Exit(BROKEN)
 
 

@@ -14,16 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
 from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks.books import Books
+from tasks.canonical import sha256
 from tasks.documents import FolderShelf
 from tasks.ledger import Draft, Entry, LedgerError, Signed, champion, read_chain
+from tasks.locks import Busy, file_lock
 from tasks.projection import project
+from tasks.promotion import model_lock
 from tasks.registry import STATEMENT_TAG, UNDECIDED, VERDICT_TAG, pages
-from tasks.signing import load_identity, sha256
+from tasks.signing import load_identity
 
 GIB = 2**30
 LEAST_FREE = 2 * GIB
@@ -125,13 +126,17 @@ def _tags(books: Books, entry: Entry, repair: bool) -> Iterator[Complaint]:
 
 def _versions(books: Books, repair: bool) -> Iterator[Complaint]:
     """Versions that were registered by a promotion that never came to its entry in the ledger."""
-    known = {signed.entry.version for signed in _own(books)}
     for version in books.registry.versions():
-        if version.number in known or version.tags.get(VERDICT_TAG) == UNDECIDED:
+        if version.tags.get(VERDICT_TAG) == UNDECIDED:
             continue
-        if repair:
-            with FileLock(books.state / "registry.lock"):
-                books.registry.tag(version.number, VERDICT_TAG, UNDECIDED)
+        try:
+            with model_lock(books, version.model_id, wait=0):  # its promotion may be under way
+                if any(signed.entry.version == version.number for signed in _own(books)):
+                    continue
+                if repair:
+                    books.registry.tag(version.number, VERDICT_TAG, UNDECIDED)
+        except Busy:
+            continue
         problem = "it is registered, and the ledger has no decision on it"
         remedy = "Promote its model again, or mark it with `edit-r2 doctor --repair`"
         yield Complaint("version", str(version.number), problem, remedy, repair)
@@ -150,17 +155,13 @@ def _runs(books: Books, repair: bool) -> Iterator[Complaint]:
             if host not in (None, platform.node()):
                 continue  # another machine's doctor sees its locks
             stage, mark = run.data.tags.get(Tag.STAGE, ""), run.data.tags.get(Tag.FINGERPRINT, "")
-            lock = FileLock(books.state / "runs" / f"{stage}-{mark[:12]}.lock")
-            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             try:
-                lock.acquire(timeout=0)
-            except Timeout:
+                with file_lock(books.state / "runs" / f"{stage}-{mark[:12]}.lock", wait=0):
+                    if repair:
+                        client.set_tag(run.info.run_id, str(Tag.FAILURE), "its process died without a word")
+                        client.set_terminated(run.info.run_id, "KILLED")
+            except Busy:
                 continue
-            with lock:
-                lock.release()
-                if repair:
-                    client.set_tag(run.info.run_id, str(Tag.FAILURE), "its process died without a word")
-                    client.set_terminated(run.info.run_id, "KILLED")
             problem = f"{run.info.run_name or stage} is shown as running, but its process is gone"
             yield Complaint("run", run.info.run_id[:12], problem, "Run `edit-r2 doctor --repair`", repair)
 

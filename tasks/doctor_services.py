@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tasks.settings import Settings
 
 SECONDS = 10.0
+DEPLOYMENT = "deployment:"  # how Prefect names the limit of a deployment, before its id
 
 
 def ask_services(
@@ -69,13 +71,39 @@ def _versions(name: str, package: str, theirs: str) -> Iterator[Complaint]:
 
 
 def _slots(client: httpx.Client, repair: bool) -> Iterator[Complaint]:
-    """Concurrency slots that are taken while no flow runs: their run died without giving them back."""
-    running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
-    if client.post("/flow_runs/count", json=running).raise_for_status().json() > 0:
-        return
+    """Concurrency slots that are taken while nobody runs who could hold them: their run died without giving them back.
+
+    A deployment's slots belong to its own runs; any other slot may belong to any run.
+    """
+    own_run, own_deployment = _visitor()
     for limit in client.post("/v2/concurrency_limits/filter", json={}).raise_for_status().json():
-        if limit["active_slots"] > 0:
-            if repair:
-                client.patch(f"/v2/concurrency_limits/{limit['id']}", json={"active_slots": 0}).raise_for_status()
-            problem = f"{limit['active_slots']} slots of {limit['name']} are held, and no flow runs"
-            yield Complaint("service", "Prefect", problem, "Run `edit-r2 doctor --repair`", repair)
+        deployment = limit["name"].removeprefix(DEPLOYMENT) if limit["name"].startswith(DEPLOYMENT) else None
+        if limit["active_slots"] <= 0 or (deployment is not None and deployment == own_deployment):
+            continue
+        if _running(client, deployment, own_run) > 0:
+            continue
+        if repair:
+            client.patch(f"/v2/concurrency_limits/{limit['id']}", json={"active_slots": 0}).raise_for_status()
+        problem = f"{limit['active_slots']} slots of {limit['name']} are held, and nothing runs that could hold them"
+        yield Complaint("service", "Prefect", problem, "Run `edit-r2 doctor --repair`", repair)
+
+
+def _running(client: httpx.Client, deployment: str | None, without: str | None) -> int:
+    """Number of live flow runs, of one deployment or of all."""
+    wanted: dict[str, Any] = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+    if deployment is not None:
+        wanted["deployment_id"] = {"any_": [deployment]}
+    if without is not None:
+        wanted["id"] = {"not_any_": [without]}
+    return int(client.post("/flow_runs/count", json={"flow_runs": wanted}).raise_for_status().json())
+
+
+def _visitor() -> tuple[str | None, str | None]:
+    """Ids of the flow run that this visit is part of, and of its deployment: it holds slots itself."""
+    if "prefect" not in sys.modules:
+        return None, None
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    return (str(run.id), str(run.deployment_id)) if run else (None, None)

@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     dispatch: Dispatch = Field(Dispatch.IN_PROCESS, validation_alias="EDIT_R2_DISPATCH")
     cpu_pool: str = Field("cpu", validation_alias="EDIT_R2_CPU_POOL")
     gpu_pool: str = Field("gpu", validation_alias="EDIT_R2_GPU_POOL")
+    doctor_cron: str = Field("*/30 * * * *", validation_alias="EDIT_R2_DOCTOR_CRON")
     stage_timeout: float = Field(86_400.0, validation_alias="EDIT_R2_STAGE_TIMEOUT", gt=0)  # seconds
 
     dvc_remote: str | None = Field(None, validation_alias="EDIT_R2_DVC_REMOTE")
@@ -71,6 +72,8 @@ class Settings(BaseSettings):
     signing_key: Path | None = Field(None, validation_alias="EDIT_R2_SIGNING_KEY")
     signing_key_password: SecretStr | None = Field(None, validation_alias="EDIT_R2_SIGNING_KEY_PASSWORD")
     actor: str | None = Field(None, validation_alias="EDIT_R2_ACTOR")
+    approval_required: bool = Field(False, validation_alias="EDIT_R2_APPROVAL_REQUIRED")
+    approval_timeout: float = Field(604_800.0, validation_alias="EDIT_R2_APPROVAL_TIMEOUT", gt=0)  # seconds
 
     prefect_port: int = Field(4200, validation_alias="EDIT_R2_PREFECT_PORT", ge=1, le=65535)
     mlflow_port: int = Field(5000, validation_alias="EDIT_R2_MLFLOW_PORT", ge=1, le=65535)
@@ -155,6 +158,7 @@ def environment(chosen: Settings) -> dict[str, str]:
         "PREFECT_CLI_PROMPT": "false",
         "EDIT_R2_CPU_POOL": chosen.cpu_pool,  # prefect.yaml names the pools by these
         "EDIT_R2_GPU_POOL": chosen.gpu_pool,
+        "EDIT_R2_DOCTOR_CRON": chosen.doctor_cron,
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if chosen.debug else "CRITICAL",
         "MLFLOW_TRACKING_URI": chosen.tracking_uri,
         "MLFLOW_REGISTRY_URI": chosen.tracking_uri,

@@ -10,7 +10,7 @@ from filelock import FileLock
 from mlflow_config.settings import Tag
 from tasks import doctor
 from tasks.doctor import examine
-from tasks.promotion import history, promote
+from tasks.promotion import history, model_lock, promote
 from tasks.registry import UNDECIDED, VERDICT_TAG
 from tests.tasks.houses import build_house, family, sqlite_template, stand, train
 from tests.tasks.scoresets import skilled
@@ -91,6 +91,14 @@ def test_a_version_without_decision_is_marked(house):
     assert seen(house, repair=True) == [("version", True)]
     assert house.books.registry.version(version).tags[VERDICT_TAG] == UNDECIDED
     assert seen(house) == []
+
+
+def test_a_version_whose_promotion_is_under_way_is_left_alone(house):
+    model = train(house, "base", content="x")
+    house.books.registry.register(model.model_id, model.run_id, {})
+    with model_lock(house.books, model.model_id):
+        assert seen(house, repair=True) == []
+    assert seen(house) == [("version", False)]
 
 
 def test_runs_of_dead_processes_are_closed_and_live_ones_are_not(house):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -16,8 +18,11 @@ PREFECT, MLFLOW = version("prefect"), version("mlflow")
 class Servers:
     """Both servers: `running` flow runs, one concurrency limit with `held` slots."""
 
-    def __init__(self, prefect: str = PREFECT, mlflow: str = MLFLOW, running: int = 0, held: int = 0) -> None:
-        self.prefect, self.mlflow, self.running, self.held = prefect, mlflow, running, held
+    def __init__(
+        self, prefect: str = PREFECT, mlflow: str = MLFLOW, running: int = 0, held: int = 0, limit: str = "gpu:0"
+    ) -> None:
+        self.prefect, self.mlflow, self.running, self.held, self.limit = prefect, mlflow, running, held, limit
+        self.counted: list[dict] = []
         self.credentials: set[str | None] = set()
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -25,13 +30,17 @@ class Servers:
         answers = {
             "/version": lambda: httpx.Response(200, text=self.mlflow),
             "/api/admin/version": lambda: httpx.Response(200, json=self.prefect),
-            "/api/flow_runs/count": lambda: httpx.Response(200, json=self.running),
+            "/api/flow_runs/count": lambda: self.count(json.loads(request.content)["flow_runs"]),
             "/api/v2/concurrency_limits/filter": lambda: httpx.Response(
-                200, json=[{"id": "1", "name": "gpu:0", "active_slots": self.held}]
+                200, json=[{"id": "1", "name": self.limit, "active_slots": self.held}]
             ),
             "/api/v2/concurrency_limits/1": self.free,
         }
         return answers[request.url.path]()
+
+    def count(self, wanted: dict) -> httpx.Response:
+        self.counted.append(wanted)
+        return httpx.Response(200, json=self.running)
 
     def free(self) -> httpx.Response:
         self.held = 0
@@ -67,6 +76,23 @@ def test_slots_of_dead_runs_are_freed_and_of_live_ones_kept(chosen):
     assert "2 slots of gpu:0" in asked(chosen, servers)[0] and servers.held == 2
     assert asked(chosen, servers, repair=True)[0].endswith("Mended.")
     assert servers.held == 0 and asked(chosen, servers) == []
+
+
+def test_slots_of_a_deployment_belong_to_its_own_runs(chosen):
+    servers = Servers(running=1, held=1, limit="deployment:d-1")
+    assert asked(chosen, servers, repair=True) == []
+    assert servers.counted[0]["deployment_id"] == {"any_": ["d-1"]}
+
+
+def test_a_visit_that_is_a_flow_run_itself_does_not_count_and_keeps_its_own_slot(chosen, monkeypatch):
+    from prefect.context import FlowRunContext
+
+    here = SimpleNamespace(flow_run=SimpleNamespace(id="r-1", deployment_id="d-1"))
+    monkeypatch.setattr(FlowRunContext, "get", classmethod(lambda _: here))
+    assert asked(chosen, Servers(held=1, limit="deployment:d-1"), repair=True) == []
+    servers = Servers(held=1)
+    assert asked(chosen, servers, repair=True)[0].endswith("Mended.")
+    assert servers.counted[0]["id"] == {"not_any_": ["r-1"]}
 
 
 def test_nonsense_and_silence_are_told(chosen):
