@@ -16,11 +16,11 @@ from tasks.decision import DatasetEvidence, Decision, RewardTrend
 from tasks.gates import decide, load_policy
 from tasks.policy import POLICY_FILE, policy_schema
 from tasks.scores import Scores, read_scores
+from tests.tasks import gate_table
 from tests.tasks.scoresets import BENCHMARK, broken, evidence, forgetter, identity, noise, score_set, skilled, tinter
 
-POLICY = load_policy("small")
-CHAMPION = score_set(skilled(), seed=1, name="champion")
-PARENT = score_set(skilled(0.45), seed=2, name="parent")
+POLICY, CHAMPION, PARENT = gate_table.POLICY, gate_table.CHAMPION, gate_table.PARENT
+WRITE = "python -m tests.tasks.gate_table"
 
 
 def failed(decision: Decision) -> set[str]:
@@ -55,22 +55,24 @@ def test_seeded_bad_models_are_refused(editor, rules):
     assert decision.reasons
 
 
-def test_the_table_of_decisions():
-    """Every seeded editor against one champion, in one view."""
-    editors = {
-        "identity": identity,
-        "forgets all but the last turn": forgetter,
-        "noise": noise,
-        "tints everything": tinter,
-        "one edit type broken": broken("text_change"),
-        "same model, other noise": skilled(),
-        "truly better": skilled(0.8),
-    }
-    decisions = {name: challenge(score_set(editor, seed=4)) for name, editor in editors.items()}
-    print()
-    for name, decision in decisions.items():
-        print(f"{name:<30} {decision.verdict:<8} {', '.join(sorted(failed(decision)))}")
-    assert [name for name, decision in decisions.items() if decision.promote] == ["truly better"]
+def test_the_table_of_decisions_is_the_published_one():
+    """Every editor of known quality against one champion: only the truly better one passes."""
+    found = {row.name: row for row in gate_table.rows()}
+    assert [name for name, row in found.items() if row.decision.promote] == ["truly better"]
+    assert len(found) == 9 and all(row.rules for name, row in found.items() if name != "truly better")
+    assert gate_table.PAGE.read_text(encoding="utf-8").startswith(gate_table.table()), f"write it again: {WRITE}"
+
+
+@pytest.mark.slow
+def test_the_published_rates_hold_their_levels():
+    """False promotions of the same model over 200 resamples, at the level stated in the policy; power over 40."""
+    false, true = gate_table.rate(gate_table.same, 200), gate_table.rate(gate_table.better, 40)
+    print(f"\nfalse promotions of the same model: {false} of 200; true promotions of a better one: {true} of 40")
+    assert false / 200 <= POLICY.alpha
+    assert true / 40 >= 0.8
+    assert gate_table.PAGE.read_text(encoding="utf-8").endswith(gate_table.rates(false, true)), (
+        f"write it again: {WRITE}"
+    )
 
 
 def test_a_better_model_with_one_edit_type_broken_is_refused_for_that_type():
@@ -86,23 +88,14 @@ def test_same_weights_again_are_refused():
     assert "comparable" in failed(challenge(CHAMPION, model=("champion")))
 
 
-@pytest.mark.parametrize("trials", [20, pytest.param(200, marks=pytest.mark.slow)])
-def test_same_model_with_other_noise_is_rarely_promoted(trials):
-    """Stated level: superiority is tested at 5 percent over a family, so at most 5 percent plus binomial error."""
-    promoted = sum(
-        challenge(score_set(skilled(), seed=100 + trial), score_set(skilled(), seed=900 + trial, name="c")).promote
-        for trial in range(trials)
-    )
-    limit = 0.05 + 2 * np.sqrt(0.05 * 0.95 / trials)
-    print(f"\nfalse promotions of the same model: {promoted} of {trials}")
-    assert promoted / trials <= limit
+def test_same_model_with_other_noise_is_rarely_promoted():
+    """The level of 5 percent and two standard errors of so few trials; the slow test above makes 200."""
+    promoted = gate_table.rate(gate_table.same, 20)
+    assert promoted / 20 <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 20)
 
 
-@pytest.mark.parametrize("trials", [5, pytest.param(40, marks=pytest.mark.slow)])
-def test_a_clearly_better_model_is_mostly_promoted(trials):
-    promoted = sum(challenge(score_set(skilled(0.8), seed=200 + trial)).promote for trial in range(trials))
-    print(f"\ntrue promotions of a better model: {promoted} of {trials}")
-    assert promoted / trials >= 0.8
+def test_a_clearly_better_model_is_mostly_promoted():
+    assert gate_table.rate(gate_table.better, 5) >= 4
 
 
 def test_first_promotion_compares_with_the_parent_stage():
