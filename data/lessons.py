@@ -1,16 +1,17 @@
 """Single pictures in words and words as pictures: what the base model learns beside single-turn edits.
 
-An edit shows one changed object and speaks of little. To describe a whole scene, and to draw one from its description,
-says something about every cell, so seeing and drawing are learned from far fewer pictures.
+An edit shows one changed object and speaks of one place. To describe a whole scene, to draw one from its description
+and to say where everything is says something about every cell, so seeing, drawing and finding are learned from far
+fewer pictures.
 """
 
 from __future__ import annotations
 
 import random
 
-from data.phrases import DESCRIBE, DRAW, fill, pick
+from data.phrases import DESCRIBE, DRAW, LOCATE, fill, pick
 from data.sampling import random_scene
-from data.scenes import Scene, World, describe
+from data.scenes import SIGN, Scene, World, describe
 from data.synthesis import held_out_pairs
 
 EMPTY = "nothing"
@@ -22,15 +23,26 @@ def description(scene: Scene) -> str:
     return " ".join((scene.background, *cells))
 
 
-def describing(world: World, seed: int, index: int) -> tuple[str, str, tuple[Scene, Scene]]:
-    """Instruction, intent and the scenes before and after: every second lesson describes, the others draw.
+def locations(scene: Scene, world: World) -> str:
+    """Every object with its place, kind by kind, so that what it is must be found before it is said where."""
+    kinds = (*world.kinds, SIGN)
+    things = [(thing, place) for thing, place in zip(scene.cells, world.places, strict=True) if thing is not None]
+    things.sort(key=lambda pair: kinds.index(pair[0].kind))
+    return " ".join(f"{thing.colour} {thing.kind} at {place}" for thing, place in things) or EMPTY
+
+
+def lesson(world: World, seed: int, index: int) -> tuple[str, str, tuple[Scene, Scene]]:
+    """Instruction, intent and the scenes before and after; of four lessons one describes, one draws and two locate.
 
     Nothing held out is shown.
     """
     rng = random.Random(f"{world.name}/lesson/{seed}/{index}")
     banned = held_out_pairs(world)
     before, after = (random_scene(rng, world, (0, world.cells), banned=banned) for _ in range(2))
-    if index % 2 == 0:
-        return pick(DESCRIBE, rng, False).text, description(before), (before, before)
-    words = description(after)
-    return fill(pick(DRAW, rng, False).text, value=words), words, (before, after)
+    match index % 4:
+        case 0:
+            return pick(DESCRIBE, rng, False).text, description(before), (before, before)
+        case 2:
+            words = description(after)
+            return fill(pick(DRAW, rng, False).text, value=words), words, (before, after)
+    return pick(LOCATE, rng, False).text, locations(before, world), (before, before)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from data.errors import UserError
-from data.lessons import describing
+from data.lessons import lesson
 from data.render import Pixels, render
 from data.sampling import random_scene, random_text
 from data.scenes import Scene, World
@@ -194,7 +194,7 @@ def render_lessons(world: World, count: int, seed: int, described: float = 0.0) 
     """Lessons for the base model: single-turn edits, the last `described` share of them whole scenes in words."""
     others = round(described * count)
     edits = [Lesson.of(example) for example in render_single_turns(world, count - others, seed)]
-    drawn = [describing(world, seed, index) for index in range(others)]
+    drawn = [lesson(world, seed, index) for index in range(others)]
     images = render([scene for _, _, scenes in drawn for scene in scenes], world) if drawn else None
     if images is None:
         return edits

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,9 +145,12 @@ def test_shortest_and_longest_sessions(turns, tmp_path):
 def test_lessons_end_with_whole_scenes_in_words():
     lessons = render_lessons(TINY, 12, seed=4, described=0.5)
     assert len(lessons) == 12
-    seen, drawn = lessons[6], lessons[7]
+    seen, located, drawn = lessons[6:9]
     assert (seen.images[0] == seen.images[1]).all()
     for lesson, picture in ((seen, 0), (drawn, 1)):
         (scene,) = read(lesson.images[picture : picture + 1], TINY)
         assert lesson.intents == (description(scene),)
     assert drawn.instructions[0].endswith(drawn.intents[0])
+    (scene,) = read(located.images[:1], TINY)
+    places = re.findall(r" at (\w+ \w+)", located.intents[0])
+    assert sorted(places) == sorted(TINY.places[cell] for cell in scene.occupied())
