@@ -90,3 +90,28 @@ def test_phases_share_one_scale_of_progress():
     report = training.part(lambda step, metrics: seen.append((step, metrics)), "vae", 0.5, 1.0)
     report(3, {"loss": 2.0, "base/flow": 1.0, "progress": 0.5})
     assert seen == [(3, {"vae/loss": 2.0, "base/flow": 1.0, "progress": 0.75})]
+
+
+def test_an_alert_becomes_a_tag_and_drawings_become_artifacts(tmp_path):
+    class Run:
+        folder, steps, tags, files = tmp_path, [], [], []
+
+        def report(self, step, metrics):
+            self.steps.append((step, metrics))
+
+        def tag(self, tags):
+            self.tags.append(tags)
+
+        def artifact(self, path, folder):
+            self.files.append((path.name, folder))
+
+    run, shown = Run(), []
+    report = training._reporter(run, lambda share, text: shown.append((share, text)))
+    drawn = tmp_path / "model.samples"
+    drawn.mkdir()
+    for step, alert in enumerate((0.0, 1.0, 1.0)):
+        (drawn / f"iteration-{step}.png").write_bytes(b"png")
+        report(step, {"rl/reward": 0.5, "rl/alert": alert, "progress": step / 2})
+    assert run.tags == [{Tag.ALERT: "step 1: the reward rises while the held-out score falls"}]
+    assert run.files == [(f"iteration-{step}.png", "samples") for step in range(3)]
+    assert shown[-1] == (1.0, "rl/reward 0.5") and run.steps[0] == (0, {"rl/reward": 0.5, "rl/alert": 0.0})
