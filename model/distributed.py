@@ -60,19 +60,18 @@ def device() -> str:
 # --- what each takes, what all know -----------------------------------------------------------------------------------
 
 
-def shard(items: Sequence[T], what: str, even: bool = False) -> list[T]:
+def shard(items: Sequence[T], what: str) -> list[T]:
     """This rank's share: every `world()`-th item.
 
     Args:
         what: names the setting that makes the number of items.
-        even: all ranks must take equally many, because each item costs the same number of collective calls.
 
     Raises:
-        UserError: a rank would get nothing, or another number than its neighbour.
+        UserError: a rank would get nothing.
     """
-    if len(items) < world() or (even and len(items) % world()):
-        demand = f"a multiple of {world()}" if even else f"at least {world()}"
-        raise UserError(f"{len(items)} {what} cannot be shared by {world()} processes", f"Set {what} to {demand}")
+    if len(items) < world():
+        problem = f"{len(items)} items of {what} cannot be shared by {world()} processes"
+        raise UserError(problem, f"Set {what} to {world()} or more, or start fewer processes")
     return list(items[rank() :: world()])
 
 
@@ -135,6 +134,8 @@ def distribute(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
         sharded.set_force_sum_reduction_for_comms(True)  # gloo has no other
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_reduce_scatter_unused_params(True)  # what one rank has not used, another may have
+    # Otherwise a block that is called before the model as a whole would take itself for one.
+    fully_shard.state(model)._lazy_init()
 
 
 @contextmanager

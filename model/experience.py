@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.loader import Example, SessionFolder
-from model import objectives
+from model import distributed, objectives
 from model.bundle import Bundle
 from model.config import RlConfig
 from model.judges import METRICS, Score, SessionScores
@@ -47,13 +47,14 @@ def _pieces(trajectories: Sequence[Trajectory]) -> Iterator[tuple[int, Trajector
 
 
 def explore(bundle: Bundle, sessions: SessionFolder, config: RlConfig, step: int) -> Experience:
-    """Sample and judge the groups of one iteration."""
+    """Sample and judge this rank's groups of one iteration."""
     seed = config.optimisation.seed
     random = numpy_generator(seed, step, "rl sessions")
     chosen = random.choice(len(sessions), size=min(config.sessions, len(sessions)), replace=False)
-    examples = [sessions[int(i)].first(config.max_turns) for i in chosen]
+    mine = distributed.shard(chosen.tolist(), "rl.sessions")
+    examples = [sessions[index].first(config.max_turns) for index in mine]
     window = draw_window(config, random)
-    with torch.no_grad():
+    with torch.no_grad(), distributed.whole(bundle.model):
         trajectories = rollout(
             bundle,
             examples,
@@ -157,13 +158,14 @@ def compare(
 def check_distinct(trajectories: list[Trajectory], config: RlConfig, window: Exploration | None) -> None:
     """A group of identical samples has nothing to compare and means that its noise was shared by mistake.
 
-    Where traces alone tell samples apart, some groups may agree, but not all.
+    Where sampled traces alone tell samples apart, a group may agree.
     """
     size = config.group_size
     groups = [trajectories[first : first + size] for first in range(0, len(trajectories), size)]
     same = [group for group in groups if _identical(group)]
-    alone = window is not None or not config.shared_noise
-    if size > 1 and (len(same) == len(groups) or (same and alone)):
+    drawn = window is not None or not config.shared_noise
+    speaks = config.sampling.write_trace and config.sampling.temperature > 0
+    if size > 1 and same and (drawn or not speaks):
         raise UserError(
             f"All {size} samples of session {same[0][0].session} are identical",
             "Set rl.noise_level above 0 and rl.window to at least 1, or rl.shared_noise to false",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
-from model import objectives
+from model import distributed, objectives
 from model.bundle import Bundle
 from model.config import RlConfig
 from model.experience import Experience
@@ -19,6 +19,7 @@ from model.replay import Excerpt, Replay, Stored, Transitions, explored, renoise
 from model.trainer import Trainer
 
 ON_POLICY_TOLERANCE = 1e-4  # of the ratio before the first update
+LOW_PRECISION_TOLERANCE = 0.1  # the same where two orders of summation round apart
 Metrics = dict[str, float]
 
 
@@ -32,6 +33,7 @@ class Chunk:
     target: Tensor | None  # (J, N, C) true velocities of fresh noise
     reference: Tensor | None = None  # (J, N, C) velocities of the reference policy
     old: Tensor | None = None  # (J, N, C) velocities of the policy that sampled
+    idle: bool = False  # only keeps this rank in step with those that have more to replay
 
 
 def excerpts(experience: Experience, config: RlConfig) -> list[Excerpt]:
@@ -65,14 +67,23 @@ def prepare(
     config: RlConfig,
     step: int,
 ) -> Iterator[Chunk]:
-    """Excerpts in chunks of `replay_batch`, the reference's velocities computed."""
-    for first in range(0, len(listed), config.replay_batch):
-        chosen = listed[first : first + config.replay_batch]
+    """Excerpts in chunks of `replay_batch`, the reference's velocities computed; as many chunks on every rank."""
+    firsts = range(0, len(listed), config.replay_batch)
+    for number in range(max(distributed.gather(len(firsts)))):
+        idle = number >= len(firsts)
+        chosen = [_spare(experience)] if idle else listed[firsts[number] :][: config.replay_batch]
         chunk = _lay_out(bundle, experience, chosen, config, step)
+        chunk.idle = idle
         if reference is not None:
             with torch.no_grad():
                 chunk.reference = replay(reference, chunk.stored, config.sampling).velocity
         yield chunk
+
+
+def _spare(experience: Experience) -> Excerpt:
+    """Any turn that was sampled."""
+    row, piece = next(experience.pieces())
+    return Excerpt(row, piece, (piece.own,), (piece.own,))
 
 
 def _lay_out(bundle: Bundle, experience: Experience, chosen: Sequence[Excerpt], config: RlConfig, step: int) -> Chunk:
@@ -116,22 +127,33 @@ def _losses(
     for chunk in source:
         result = replay(model, chunk.stored, config.sampling)
         if on_policy:
-            check_on_policy(result, chunk, experience, config)
+            exact = model.dtype == torch.float32
+            check_on_policy(result, chunk, experience, ON_POLICY_TOLERANCE if exact else LOW_PRECISION_TOLERANCE)
+            if not exact:
+                _adopt(result, chunk, experience)
             chunk.old = result.velocity.detach()
             chunks += [chunk] if config.updates > 1 else []
         parts, metrics = policy_losses(result, chunk, experience, config)
-        watched.append(metrics)
-        yield joint_loss(parts, config)
+        watched += [] if chunk.idle else [metrics]
+        yield joint_loss(parts, config) * (not chunk.idle)
 
 
-def check_on_policy(result: Replay, chunk: Chunk, experience: Experience, config: RlConfig) -> None:
+def _adopt(result: Replay, chunk: Chunk, experience: Experience) -> None:
+    """Measure ratios against the first replay: a rollout in low precision rounds otherwise than a packed forward."""
+    chunk.stored = chunk.stored._replace(text_logprobs=result.text_logprobs.detach())
+    if chunk.done is not None and experience.window is not None:
+        step = transition(chunk.stored, chunk.done, result.velocity.detach(), experience.window)
+        chunk.done = chunk.done._replace(logprobs=step.logprob, means=step.mean)
+
+
+def check_on_policy(result: Replay, chunk: Chunk, experience: Experience, tolerance: float) -> None:
     """Before the first update the replay must give the rollout's own log-probabilities."""
     off = [result.text_logprobs - chunk.stored.text_logprobs]
     if chunk.done is not None and experience.window is not None:
         step = transition(chunk.stored, chunk.done, result.velocity, experience.window)
         off.append(step.logprob - chunk.done.logprobs)
     worst = max((part.detach().exp().sub(1).abs().max().item() for part in off if part.numel()), default=0.0)
-    if not worst < ON_POLICY_TOLERANCE:
+    if not worst < tolerance:
         raise UserError(
             f"The replay does not reproduce the rollout: a ratio is off 1 by {worst:.2g} before the first update",
             "Sample and replay with the same precision, guidance and temperature",
@@ -150,9 +172,11 @@ def policy_losses(
 ) -> tuple[dict[str, Tensor], Metrics]:
     """Losses of a chunk by name (`image`, `text`, `kl`) and what to watch.
 
-    Every turn weighs the same, whatever its trace's length; a chunk's sum is divided by the turns of the iteration.
+    Every turn weighs the same, whatever its trace's length; a chunk's sum is divided by the turns of the iteration on
+    all ranks.
     """
-    device, turns, draws = result.velocity.device, experience.exists.sum().item(), chunk.stored.draws
+    turns = distributed.total(experience.exists.sum().item())
+    device, draws = result.velocity.device, chunk.stored.draws
     rows = torch.tensor([excerpt.row for excerpt in chunk.excerpts], device=device)
     image_advantage = experience.image_advantages.flatten(0, 1).to(device)[
         rows[result.picture_excerpt], result.picture_turn

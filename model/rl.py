@@ -7,16 +7,18 @@ turns in packed forwards and step (`model.learning`).
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from pathlib import Path
 
 from data.loader import SessionFolder
+from model import distributed
 from model.bundle import load
 from model.config import RlConfig
 from model.experience import explore, summarise
 from model.learning import improve, pays_kl
 from model.modeling import EditModel
-from model.trainer import Report, Trainer, replace_folder
+from model.trainer import Report, Trainer
 from model.watch import Watch, draw_samples
 
 GENERATION = ("*_moe_gen*", "vae2llm.*", "llm2vae.*", "time_embedder.*", "latent_pos_embed.*")
@@ -37,27 +39,48 @@ def train_rl(config: RlConfig, parent: Path, sessions_folder: Path, folder: Path
     """
     if folder.exists():
         return folder
-    bundle = load(parent)
-    reference = load(parent).model.requires_grad_(False) if pays_kl(config) else None
+    bundle = load(parent, device=distributed.device())
+    distributed.distribute(bundle.model, bundle.model.blocks)
+    reference = _reference(parent) if pays_kl(config) else None
     sessions = practice(sessions_folder)
     work = folder.with_name(f"{folder.name}.work")
     trainer = Trainer(bundle.model, config.optimisation, work, generation_rates(bundle.model, config))
     watch = Watch(bundle, sessions_folder, config, trainer.notes)
     bundle.model.eval()
     for step in trainer.steps():
-        experience = explore(bundle, sessions, config, step)
-        metrics = summarise(experience, config)
+        learning = in_turn(config, step)
+        experience = explore(bundle, sessions, learning, step)
+        metrics = distributed.average(summarise(experience, learning))
         metrics |= watch.look(step, metrics["reward"])
-        if config.samples_every and step % config.samples_every == 0:
+        if config.samples_every and step % config.samples_every == 0 and distributed.rank() == 0:
             draw_samples(experience, samples_folder(folder) / f"iteration-{step:05d}.png")
-        metrics |= improve(bundle, reference, trainer, experience, config, step)
+        metrics |= distributed.average(improve(bundle, reference, trainer, experience, learning, step))
         named = {f"rl/{key}": value for key, value in metrics.items()}
         report(step, {**named, "progress": (step + 1) / config.optimisation.steps})
         if config.stop_on_alert and metrics.get("alert"):
             break
     trainer.use_average()
-    replace_folder(bundle.save(work / "finished"), folder)
-    return folder
+    return bundle.publish(work, folder)
+
+
+def _reference(parent: Path) -> EditModel:
+    """The model that the policy must stay close to."""
+    model = load(parent, device=distributed.device()).model.requires_grad_(False)
+    distributed.distribute(model, model.blocks)
+    return model
+
+
+def in_turn(config: RlConfig, step: int) -> RlConfig:
+    """What an iteration learns. With `alternate` one policy at a time: traces on pictures without noise of their own,
+    pictures after greedy traces, so that the reward speaks of what learns alone."""
+    if not config.alternate:
+        return config
+    policy = config.policies[step % len(config.policies)]
+    if policy == "text":
+        return dataclasses.replace(config, policies=(policy,), shared_noise=True)
+    return dataclasses.replace(
+        config, policies=(policy,), sampling=dataclasses.replace(config.sampling, temperature=0.0)
+    )
 
 
 def samples_folder(folder: Path) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from data.loader import Example, SessionFolder
+from model import distributed
 from model.bundle import Bundle
 from model.config import EvaluationConfig, RlConfig, SamplingConfig
 from model.evaluation import run_sessions, score_sheet, session_row
@@ -66,7 +67,8 @@ class Watch:
         self.notes["since"].append(reward)
         if not self.examples or step % self.config.alert_every:
             return {}
-        found = held_out(self.bundle, self.examples, self.config.sampling, self.config.optimisation.seed)
+        with distributed.whole(self.bundle.model):
+            found = held_out(self.bundle, self.examples, self.config.sampling, self.config.optimisation.seed)
         self.notes["rewards"].append(float(np.mean(self.notes["since"])))
         self.notes["scores"].append(self._score(found))
         self.notes["since"] = []

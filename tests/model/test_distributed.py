@@ -5,11 +5,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from data.build import SessionsConfig, build
 from data.errors import UserError
-from data.loader import Lesson
-from model import distributed
+from data.loader import Lesson, SessionFolder
+from model import distributed, learning
 from model.bundle import load
-from model.config import Optimisation, SupervisedConfig
+from model.config import Optimisation, RlConfig, SamplingConfig, SupervisedConfig
+from model.experience import explore
 from model.supervised import encode_lessons, lay_out, noise_of, supervised_loss, train_supervised
 from model.trainer import Stopped, Trainer, generator
 from tests.model.ranks import on_ranks
@@ -27,7 +29,7 @@ def talk(folder):
         "average": distributed.average({"both": float(rank), f"only {rank}": 3.0}),
         "shard": distributed.shard([1, 2, 3], "items"),
     }
-    for wrong in (lambda: distributed.shard([1, 2, 3], "items", even=True), lambda: distributed.barrier(f"at {rank}")):
+    for wrong in (lambda: distributed.shard([1], "items"), lambda: distributed.barrier(f"at {rank}")):
         with pytest.raises(UserError):
             wrong()
     distributed.barrier("the end")
@@ -47,7 +49,7 @@ def test_ranks_share_out_and_agree(tmp_path):
 def test_one_process_is_a_group_of_its_own():
     with distributed.processes():
         assert (distributed.rank(), distributed.world(), distributed.total(2.5)) == (0, 1, 2.5)
-        assert distributed.shard([1, 2], "items", even=True) == [1, 2]
+        assert distributed.shard([1, 2], "items") == [1, 2]
         module = nn.Linear(2, 2)
         distributed.distribute(module, [])
         with distributed.whole(module):
@@ -142,3 +144,60 @@ def test_two_ranks_publish_the_model_that_one_does(tmp_path):
     on_ranks(2, sft_training, tmp_path / "2")
     alike(tmp_path, "1/model/model.safetensors", "2/model/model.safetensors")
     assert load(tmp_path / "2/model").model.config.to_dict() == load(tmp_path / "1/model").model.config.to_dict()
+
+
+RL = RlConfig(
+    sessions=3,
+    group_size=3,
+    replay_batch=4,
+    sampling=SamplingConfig(points=4, temperature=1.0, max_trace=5),
+    window_range=(0, 3),
+    kl_weight=0.01,
+)
+
+
+class Backward:
+    """A trainer that takes gradients and no step; counts the losses."""
+
+    def update(self, losses):
+        self.losses = [loss.backward() or loss.item() for loss in losses]
+        return {}
+
+
+def teach(experience, idle):
+    """Give every turn an advantage of its own; with `idle` no group of the second of two ranks has one."""
+    for place, example in zip(distributed.places(len(experience.examples)), experience.examples, strict=True):
+        group = place // distributed.world()
+        here = experience.exists[group] * (not idle or place % 2 == 0)
+        experience.learns[group] = here.bool()
+        for name in ("image", "text"):
+            values = torch.randn((len(here), 3), generator=generator(0, 0, f"{name}/{example.session.id}"))
+            getattr(experience, f"{name}_advantages")[group] = values[:, : here.shape[1]] * here
+
+
+def rl_gradients(parent, other, sessions, folder):
+    bundle, reference = load(parent), load(other).model.requires_grad_(False)
+    for model in (bundle.model, reference):
+        distributed.distribute(model, model.blocks)
+    experience = explore(bundle, SessionFolder(sessions, "train", targets=False), RL, 0)
+    for idle in (False, True):
+        teach(experience, idle)
+        work = Backward()
+        bundle.model.zero_grad()
+        learning.improve(bundle, reference, work, experience, RL, 0)
+        found = gradients(bundle.model) | {"loss": torch.tensor(distributed.total(sum(work.losses)))}
+        assert len(set(distributed.gather(len(work.losses)))) == 1, "or the ranks wait for each other for ever"
+        if distributed.rank() == 0:
+            save_file(found, folder / f"{distributed.world()}-{idle}.safetensors")
+
+
+def test_two_ranks_give_the_gradients_of_one_in_rl(tmp_path):
+    config = SessionsConfig(train=6, validation=0, turns=(1, 3))
+    sessions = build(config, tmp_path / "sessions", "sessions")
+    models = [toy_bundle(seed).save(tmp_path / f"model-{seed}") for seed in range(2)]
+    rl_gradients(*models, sessions, tmp_path)
+    on_ranks(2, rl_gradients, *models, sessions, tmp_path)
+    for idle in (False, True):
+        found = alike(tmp_path, f"1-{idle}.safetensors", f"2-{idle}.safetensors")
+        for name in ("llm2vae.weight", "language_model.lm_head.weight"):
+            assert found[name].abs().max() > 1e-3
