@@ -121,6 +121,7 @@ class RlConfig:
     window_range: tuple[int, int] = (0, 6)  # the window lies in [low, high); drawn per iteration, shared in a group
     shared_noise: bool = True  # the initial noise of a turn is one for the group; nft on pictures alone needs False
     policies: tuple[Literal["image", "text"], ...] = ("image", "text")
+    alternate: bool = False  # policies learn in turns, each while the other is greedy; else all at once, as released
     objective: Literal["grpo", "nft"] = "grpo"  # of the picture; nft samples without noise on the way
     nft_draws: int = 4  # noisy copies of every sampled picture
     nft_strength: float = 1.0  # how far along the policy's change the good and the bad policy lie
@@ -140,7 +141,7 @@ class RlConfig:
     rewards: tuple[float, float, float] = (0.3, 0.3, 0.4)  # IF, CC, GA
     minimum_spread: float = 1e-3  # groups whose rewards spread less teach nothing
     generation_learning_rate: float | None = None  # of the generation expert; None: as the other's
-    alert_every: int = 5  # iterations between two looks at held-out sessions; 0: none (released: 20, nobody watches)
+    alert_every: int = 5  # iterations between two looks at held-out sessions; 0: none (released: 20, and no alert)
     alert_sessions: int = 16
     alert_window: int = 4  # looks over which the reward rises and the held-out score falls
     alert_fall: float = 0.03  # smaller falls of the held-out score are noise

@@ -98,6 +98,34 @@ def test_the_generation_expert_learns_at_its_own_rate(parent, sessions, tmp_path
     assert moved and not any("moe_gen" in name or "llm2vae" in name or "time_embedder" in name for name in moved)
 
 
+def test_policies_may_learn_in_turns(parent, sessions, tmp_path):
+    config = dataclasses.replace(CONFIG, alternate=True, kl="none", updates=1)
+    turns = [rl.in_turn(config, step) for step in range(3)]
+    assert [one.policies for one in turns] == [("image",), ("text",), ("image",)]
+    assert [one.sampling.temperature for one in turns] == [0.0, 1.0, 0.0], "greedy traces while pictures learn"
+    assert rl.in_turn(dataclasses.replace(NFT, alternate=True), 1).shared_noise, "still pictures while traces learn"
+    assert rl.in_turn(CONFIG, 1) is CONFIG
+    seen = train(parent, sessions, tmp_path / "whole", config)
+    assert ["rl/image_ratio" in one for one in seen] == [True, False, True]
+    with pytest.raises(KeyboardInterrupt):
+        train(parent, sessions, tmp_path / "cut", config, stop_after=1)
+    train(parent, sessions, tmp_path / "cut", config)
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(tmp_path / "cut")[name]), name
+
+
+def test_a_model_of_low_precision_measures_its_ratios_against_the_first_replay(sessions, tmp_path):
+    bundle = toy_bundle()
+    bundle.model.to(torch.bfloat16)
+    parent = bundle.save(tmp_path / "parent")
+    one = dataclasses.replace(CONFIG.optimisation, steps=1)
+    (seen,) = train(parent, sessions, tmp_path / "low", dataclasses.replace(CONFIG, updates=1, optimisation=one))
+    assert seen["rl/image_ratio"] == seen["rl/text_ratio"] == 1.0
+    after = weights(tmp_path / "low")
+    assert after["llm2vae.weight"].dtype == torch.bfloat16
+    assert any(not torch.equal(v, weights(parent)[k]) for k, v in after.items())
+
+
 def test_a_finished_run_is_not_run_again(parent, sessions, tmp_path):
     (tmp_path / "done").mkdir()
     assert train(parent, sessions, tmp_path / "done") == []
