@@ -100,7 +100,7 @@ def _training(outcome: Outcome) -> Training:
         seed=outcome.job.seed,
         run_id=outcome.model.run_id,
         evaluation_run=outcome.evaluation.run_id,
-        commit=run.data.tags.get(Tag.COMMIT, "unknown"),
+        commit=run.data.tags.get(Tag.COMMIT, "unknown")[:10] + "-dirty" * (run.data.tags.get(Tag.DIRTY) == "true"),
         seconds=run.data.metrics.get("system/seconds"),
         rewards=tuple(one.value for one in sorted(history, key=lambda metric: metric.step)),
         scores=read_scores(path),

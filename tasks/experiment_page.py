@@ -146,9 +146,7 @@ def _runs(found: Measured) -> list[str]:
             shown = ["–" if value is None else f"{value:.3f}" for value in values]
             seconds = "–" if one.seconds is None else f"{one.seconds:,.0f}"
             seed = str(one.seed) if row.variant.seeded else "–"
-            lines.append(
-                _line(name, seed, f"`{one.run_id}`", f"`{one.evaluation_run}`", one.commit[:10], seconds, *shown)
-            )
+            lines.append(_line(name, seed, f"`{one.run_id}`", f"`{one.evaluation_run}`", one.commit, seconds, *shown))
     return lines
 
 

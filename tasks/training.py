@@ -170,11 +170,11 @@ def finished_sft(parameters: Parameters, sessions: Dataset) -> ModelRecord:
 def _run(plan: Plan, profile: str, parent_run: str | None, label: str | None = None) -> ModelRecord:
     with tracking.stage(plan.spec(profile, parent_run, label), lambda found: models.verify(found["model_id"])) as run:
         if run.reused:
-            progress.say_once(f"[cyan]same[/cyan] {plan.stage}, nothing changed: model {run.result['model_id']}")
+            progress.say_once(f"[cyan]same[/cyan] {run.spec.name}, nothing changed: model {run.result['model_id']}")
             return ModelRecord(**run.result)
         _describe(run, plan)
         key = f"{plan.stage.replace('_', '-')}-{profile}"
-        with progress.shown(f"{plan.stage} {profile}", key) as advance:
+        with progress.shown(f"{run.spec.name} {profile}", key) as advance:
             folder = plan.train(run.folder / "model", _reporter(run, advance))
         run.flush()
         made = models.log(run, folder, plan.name, plan.parent.model_id if plan.parent else None, _flat(plan))
