@@ -127,7 +127,8 @@ def saw(variant: Variant, chosen: Parameters) -> tuple[str, str]:
     if variant.stage == "sft":
         steps = chosen.sft.optimisation
         data = f"{sessions.train:,} sessions of {_span(sessions.turns)} turns with ground truth"
-        return data, f"{steps.steps:,} × {steps.batch_size} sessions"
+        most = "at most " if chosen.sft.validation.patience else ""  # it stops when it gets no better
+        return data, f"{most}{steps.steps:,} × {steps.batch_size} sessions"
     if sessions.practice:
         data = f"{sessions.practice:,} other sessions of {_span(sessions.practice_turns)} turns"
     else:

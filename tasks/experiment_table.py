@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from rich.table import Table as Grid
 
 from tasks import experiment_page, experiment_plots, report, tracking
 from tasks import experiment_statistics as statistics
+from tasks.atomic import write_atomically
 from tasks.experiment import Experiment
 from tasks.experiment_measured import Measured, Row, measure
 from tasks.experiment_runs import Outcome
@@ -84,14 +83,9 @@ def _filled(folder: Path, found: Measured, numbers: dict[str, Any]) -> Path:
 
 def _publish(folder: Path, target: Path) -> list[str]:
     """Put the files in place, each whole; pictures of an earlier table go."""
-    (target / PICTURES).mkdir(parents=True, exist_ok=True)
     made = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     for path in made:
-        partial = (target / path).with_name(f".{path.name}.partial")
-        shutil.copyfile(folder / path, partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(target / path)
+        write_atomically(target / path, (folder / path).read_bytes())
     for old in (target / PICTURES).glob("*.png"):
         if old.relative_to(target) not in made:
             old.unlink()

@@ -79,14 +79,15 @@ def test_a_table_is_made_from_every_variant_and_seed_once_and_then_reused(traine
 
 
 def test_the_page_names_its_pictures_its_denominators_and_no_more_than_its_numbers(trainers, tmp_path):
-    made = experiment_table_flow("smoke", SEEDS, VARIANTS, write=str(tmp_path))
+    made = experiment_table_flow("smoke", (0,), ("sft", "edit-r2"), write=str(tmp_path))
     page = (tmp_path / "results.md").read_text()
     for path in re.findall(r"\]\(([^)]+)\)", page):
         assert (tmp_path / path).read_bytes().startswith(b"\x89PNG")
-    assert "- every other: IF 24," in page and "- base: IF 12," in page
-    assert "| sft | 0.410 [0.410, 0.410] |" in page and "48 sessions of 2–4 turns with ground truth" in page
-    assert "edit-r2 against sft: higher in IF" in page and "improve" not in page
-    assert made.reading[1].startswith("edit-r2 against sft: higher in IF") and "lower" not in made.reading[1]
+    assert "- all variants: IF 12," in page
+    assert "| sft | 0.400 [0.400, 0.400] |" in page and "48 sessions of 2–4 turns with ground truth" in page
+    assert "- edit-r2 against sft: higher in IF" in page and "improve" not in page
+    (said,) = made.reading
+    assert said.startswith("edit-r2 against sft: higher in IF") and "lower" not in said
     pictures = {path.name for path in (tmp_path / "results").iterdir()}
     assert {"by-turn.png", "ga-by-distance.png", "learning-curves.png", "differences.png", "strip-s0.png"} <= pictures
 
@@ -121,6 +122,17 @@ def test_words_follow_the_intervals():
         Slice("GA", "overall"): Estimate(0.1, 0.0, 0.2, 9),
     }
     assert experiment_page._verdicts(found) == ["higher in IF", "lower in CC", "no difference shown in GA per prefix"]
+
+
+def test_denominators_are_told_once_for_all_that_share_them():
+    from tasks.experiment_statistics import Estimate
+
+    counts = {"base": 96, "sft": 288, "edit-r2": 288}
+    by_name = {name: {"cm/IF": Estimate(0.5, 0.4, 0.6, n)} for name, n in counts.items()}
+    lines = experiment_page._denominators(by_name, "cm/")
+    assert [line.split(", CC")[0] for line in lines[2:]] == ["- base: IF 96", "- every other: IF 288"]
+    assert experiment_page.cell(Estimate(-0.0001, -0.2, 0.0004, 1), signed=True) == "+0.000 [-0.200, +0.000]"
+    assert experiment_page.cell(None) == "–"
 
 
 def test_files_of_an_earlier_table_make_room(tmp_path):
