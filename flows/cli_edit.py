@@ -31,11 +31,13 @@ def edit(
 
     import numpy as np
 
+    from model import runtime
     from model.guidance import Guidance
     from model.images import for_vae
     from model.pipeline import EditPipeline, as_pixels
     from model.strips import draw_strip
 
+    runtime.prepare()
     pipeline = EditPipeline.from_pretrained(folder)
     guidance = Guidance(text=text_guidance, image=image_guidance)
     made = pipeline(image, instructions, points=points, shift=shift, guidance=guidance, seed=seed)

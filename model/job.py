@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from data.errors import UserError
 from data.parameters import section
-from model import distributed
+from model import distributed, runtime
 from model.config import RlConfig, SupervisedConfig
 from model.rl import train_rl
 from model.sft import train_sft
@@ -40,6 +40,7 @@ def run(path: Path) -> None:
     """
     job = json.loads(path.read_text())
     config, train = STAGES[job["stage"]]
+    runtime.prepare()
     torch.set_num_threads(max(1, torch.get_num_threads() // distributed.world()))
     with _claimed(Path(job["folder"])) as folder:
         train(section(job, "config", config, str(path)), Path(job["parent"]), Path(job["sessions"]), folder, _report())

@@ -89,8 +89,10 @@ def evaluate(
 
 
 def _evaluate(run: tracking.ActiveRun, parameters: Parameters, benchmark: Dataset, model: ModelRecord) -> Path:
+    from model import runtime
     from model.evaluation import evaluate as judge
 
+    runtime.prepare()
     with progress.shown(run.spec.name, f"evaluate-{model.name}-{parameters.profile}") as advance:
 
         def report(_step: int, metrics: dict[str, float]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from data.errors import UserError
 from mlflow_config.settings import Stage, Tag
+from model import runtime
 from tasks import building, identity, models, progress, tracking
 from tasks.datasets import Dataset
 from tasks.models import ModelRecord
@@ -174,6 +175,7 @@ def _run(plan: Plan, profile: str, parent_run: str | None, label: str | None = N
             return ModelRecord(**run.result)
         _describe(run, plan)
         key = f"{plan.stage.replace('_', '-')}-{profile}"
+        runtime.prepare()
         with progress.shown(f"{run.spec.name} {profile}", key) as advance:
             folder = plan.train(run.folder / "model", _reporter(run, advance))
         run.flush()
