@@ -20,7 +20,7 @@ from model.bundle import Bundle
 from model.config import SamplingConfig
 from model.guidance import Guidance
 from model.modeling import EditModel
-from model.packing import PackedBatch, Pictures, pack, session_segments
+from model.packing import PackedBatch, Pictures, Segment, pack, session_segments
 from model.rollout import Exploration, Trajectory, Window
 from model.tokenizer import encode_texts
 from model.trainer import generator
@@ -145,22 +145,12 @@ def store(
     draws = noisy.states.shape[1]
     sessions, tables, first_picture, first_noisy = [], [], 0, 0
     for excerpt in excerpts:
-        done, turns = excerpt.trajectory, range(excerpt.length)
-        rows = [*range(first_picture, first_picture + len(turns)), first_picture + len(turns) - 1]
-        numbers: list[range] = []
-        for turn in turns:
-            count = draws if turn in excerpt.pictures else 0
-            numbers.append(range(first_noisy, first_noisy + count))
-            first_noisy += count
-        instructions = [turn.instruction for turn in examples[done.session].session.turns[: len(turns)]]
-        # A trace is seen by its own turn only, so turns that teach nothing do without.
-        taught = [turn in excerpt.traces or turn in excerpt.pictures for turn in turns]
-        traces = [done.turns[k].trace if taught[k] else None for k in turns] if config.write_trace else None
-        truncated = [done.turns[k].truncated for k in turns]
-        encoded = encode_texts(bundle.tokenizer, instructions)
-        sessions.append(session_segments(encoded, rows, numbers, traces, truncated=truncated, guided=guided))
-        tables += done.history[: len(turns)]
-        first_picture += len(turns)
+        rows = [*range(first_picture, first_picture + excerpt.length), first_picture + excerpt.length - 1]
+        numbers = _numbers(excerpt, first_noisy, draws)
+        sessions.append(_segments(bundle, examples, excerpt, config, rows, numbers, guided))
+        tables += excerpt.trajectory.history[: excerpt.length]
+        first_picture += excerpt.length
+        first_noisy += draws * len(excerpt.pictures)
     pictures, device = Pictures.concatenate(tables), bundle.model.device
     return Stored(
         batch=pack(sessions, pictures, bundle.special).to(device),
@@ -172,11 +162,36 @@ def store(
     )
 
 
+def _numbers(excerpt: Excerpt, first: int, draws: int) -> list[range]:
+    """Rows of the table of noisy pictures, per turn; none for a turn whose picture is not replayed."""
+    before = [sum(other < turn for other in excerpt.pictures) for turn in range(excerpt.length)]
+    starts = [first + draws * count for count in before]
+    return [range(s, s + draws * (turn in excerpt.pictures)) for turn, s in enumerate(starts)]
+
+
+def _segments(
+    bundle: Bundle,
+    examples: Sequence[Example],
+    excerpt: Excerpt,
+    config: SamplingConfig,
+    rows: list[int],
+    numbers: list[range],
+    guided: bool,
+) -> list[Segment]:
+    """One excerpt: picture k is row `rows[k]`, the noisy pictures of a turn are `numbers` of it."""
+    done, turns = excerpt.trajectory, range(excerpt.length)
+    instructions = [turn.instruction for turn in examples[done.session].session.turns[: excerpt.length]]
+    # A trace is seen by its own turn only, so turns that teach nothing do without.
+    taught = [turn in excerpt.traces or turn in excerpt.pictures for turn in turns]
+    traces = [done.turns[k].trace if taught[k] else None for k in turns] if config.write_trace else None
+    truncated = [done.turns[k].truncated for k in turns]
+    encoded = encode_texts(bundle.tokenizer, instructions)
+    return session_segments(encoded, rows, numbers, traces, truncated=truncated, guided=guided)
+
+
 def _trace_logprobs(excerpts: Sequence[Excerpt]) -> Tensor:
     """(M,) of every trace that is laid out, by excerpt, then by turn."""
-    listed = [
-        (excerpt.trajectory.turns[k]) for excerpt in excerpts for k in sorted({*excerpt.traces, *excerpt.pictures})
-    ]
+    listed = [excerpt.trajectory.turns[k] for excerpt in excerpts for k in sorted({*excerpt.traces, *excerpt.pictures})]
     return torch.cat([turn.trace_logprobs for turn in listed]) if listed else torch.zeros(0)
 
 

@@ -156,6 +156,8 @@ def test_a_group_of_identical_samples_stops_the_run(parent, sessions, tmp_path):
     with pytest.raises(UserError, match="identical"):
         greedy = dataclasses.replace(CONFIG.sampling, temperature=0.0)
         train(parent, sessions, tmp_path / "same", dataclasses.replace(CONFIG, noise_level=0.0, sampling=greedy))
+    with pytest.raises(UserError, match=r"rl\.shared_noise to false"):
+        train(parent, sessions, tmp_path / "same", dataclasses.replace(NFT, shared_noise=True, sampling=greedy))
 
 
 def test_absent_rewards_and_missing_turns_never_reach_a_statistic(parent, sessions):
