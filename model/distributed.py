@@ -154,6 +154,8 @@ def whole(model: nn.Module) -> Iterator[None]:
         for part in parts:
             part.set_reshard_after_forward(part is not model, recurse=False)
             part.reshard()
+        if isinstance(model, FSDPModule):
+            model.reset_iter_state()  # forget the calls in between: ranks that made others would expect another order
 
 
 def full(tensor: Tensor) -> Tensor:
