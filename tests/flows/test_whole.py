@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -89,3 +92,35 @@ def test_data_and_artifacts_on_s3(clone, tmp_path):
         kinds = {key.split("/")[0] for key in stored}
         assert {"dvc", "mlflow", "ledger"} <= kinds
         assert any(key.endswith("model.safetensors") for key in stored)
+
+
+def runs_of(clone: Path) -> dict[str, list[tuple[str, str]]]:
+    """Stage -> fingerprint and status of every run in MLflow; read past MLflow, which would set the database up."""
+    query = """select stage.value, print.value, runs.status from runs
+        join tags stage on stage.run_uuid = runs.run_uuid and stage.key = 'edit_r2.stage'
+        join tags print on print.run_uuid = runs.run_uuid and print.key = 'edit_r2.fingerprint'"""
+    found: dict[str, list[tuple[str, str]]] = {}
+    path = clone / ".edit-r2" / "mlflow.db"
+    # Not there yet, or being set up, is no error here.
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        for stage, fingerprint, status in database.execute(query):
+            found.setdefault(stage, []).append((fingerprint, status))
+    return found
+
+
+def test_killed_stages_leave_no_run_open_and_none_twice(clone):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(OTHERS)}
+    line = [sys.executable, "-m", "flows.cli", "run", "--profile", "smoke", "--json"]
+    for stage in ("pretrain_base", "train_sft", "train_rl", "evaluate"):
+        process = subprocess.Popen(line, cwd=clone, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+        until = time.monotonic() + 600
+        while process.poll() is None and "RUNNING" not in dict(runs_of(clone).get(stage, ())).values():
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, f"it should have been killed in {stage}"
+    made = command(clone, "run", "--profile", "smoke")
+    assert set(made["models"]) == {"base", "sft", "rl"}
+    for stage, runs in runs_of(clone).items():
+        assert {status for _, status in runs} == {"FINISHED"}, stage
+        assert len({fingerprint for fingerprint, _ in runs}) == len(runs), f"{stage} is there twice"

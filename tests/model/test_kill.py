@@ -1,0 +1,93 @@
+"""kill -9 at random moments of SFT and RL: whoever starts the same training again ends with the same weights."""
+
+import dataclasses
+import random
+import shutil
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.build import SessionsConfig, build
+from model.config import CorruptionConfig, Optimisation, RlConfig, SamplingConfig, SupervisedConfig, ValidationConfig
+from model.rl import train_rl
+from model.sft import train_sft
+from tests.model.ranks import FORKS
+from tests.model.toys import toy_bundle
+
+KILLS = 20
+FAST = SamplingConfig(points=3, max_trace=3)
+SFT = SupervisedConfig(
+    noise_draws=1,
+    corruption=CorruptionConfig(0.5, refresh=3, sampling=FAST),
+    validation=ValidationConfig(every=4, sessions=2, sampling=FAST),
+    optimisation=Optimisation(steps=12, batch_size=3, learning_rate=1e-3, warmup=2, checkpoint_every=2),
+)
+RL = RlConfig(
+    sessions=2,
+    group_size=3,
+    replay_batch=4,
+    updates=2,
+    sampling=dataclasses.replace(FAST, points=4, temperature=1.0),
+    window_range=(0, 3),
+    alert_every=2,
+    alert_sessions=2,
+    samples_every=2,
+    optimisation=Optimisation(steps=5, learning_rate=1e-3, warmup=0, ema_decay=0.5, checkpoint_every=1),
+)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def sessions(tmp_path_factory):
+    config = SessionsConfig(train=6, validation=2, turns=(1, 3))
+    return build(config, tmp_path_factory.mktemp("data") / "sessions", "sessions")
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    return toy_bundle().save(tmp_path_factory.mktemp("parent") / "model")
+
+
+def work(train, config, parent, sessions, folder):
+    torch.set_num_threads(1)
+    train(config, parent, sessions, folder, lambda *_: None)
+
+
+def started(*arguments):
+    process = FORKS.Process(target=work, args=arguments)
+    process.start()
+    return process
+
+
+def same(one, other):
+    first, second = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert first.keys() == second.keys()
+    assert [name for name, value in first.items() if not torch.equal(value, second[name])] == []
+
+
+@pytest.mark.parametrize(("train", "config"), [(train_sft, SFT), (train_rl, RL)], ids=["sft", "rl"])
+def test_killed_trainings_end_with_the_weights_of_an_undisturbed_one(train, config, parent, sessions, tmp_path):
+    whole, cut = tmp_path / "whole" / "model", tmp_path / "cut" / "model"
+    for _ in range(2):  # the first one also waits for the server of the processes
+        shutil.rmtree(whole.parent, ignore_errors=True)
+        begun = time.monotonic()
+        process = started(train, config, parent, sessions, whole)
+        process.join()
+        assert process.exitcode == 0
+    seconds = time.monotonic() - begun
+    moments, kills, finished = random.Random(0), 0, 0
+    while kills < KILLS or not finished:
+        process = started(train, config, parent, sessions, cut)
+        process.join(moments.uniform(0.0, 0.8 * seconds) if kills < KILLS else None)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            kills += 1
+        else:
+            assert process.exitcode == 0
+            same(whole, cut)
+            finished += 1
+            shutil.rmtree(cut.parent)
+    assert kills == KILLS
