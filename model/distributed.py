@@ -135,7 +135,7 @@ def distribute(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_reduce_scatter_unused_params(True)  # what one rank has not used, another may have
     # Otherwise a block that is called before the model as a whole would take itself for one.
-    fully_shard.state(model)._lazy_init()
+    cast(Any, model)._get_fsdp_state()._lazy_init()
 
 
 @contextmanager
