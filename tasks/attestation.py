@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
@@ -77,11 +78,21 @@ def _origin(
         parent_run_id=tags.get(Tag.PARENT_RUN),
         run_record=record_digest(books.registry.run_record(made.run_id)),
         flow_run_id=tags.get(Tag.FLOW_RUN),
+        deployment=_deployment(),
         hardware=hardware(),
         libraries=libraries(),
         started=datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(),
         finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
+
+
+def _deployment() -> str | None:
+    """Name of the Prefect deployment that this process runs for, None where a person started it."""
+    if "prefect" not in sys.modules:  # a process that runs a flow has imported it; for others it costs seconds
+        return None
+    from prefect.runtime import deployment
+
+    return str(deployment.name) if deployment.name else None
 
 
 def _reward(parameters: Mapping[str, Any]) -> dict[str, Any] | None:

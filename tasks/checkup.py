@@ -7,7 +7,8 @@ from typing import Any
 
 from data.errors import UserError
 from tasks.books import open_books
-from tasks.doctor import Complaint, examine
+from tasks.complaints import Complaint
+from tasks.doctor import examine
 from tasks.doctor_services import ask_services
 from tasks.registry import Registry
 from tasks.settings import settings

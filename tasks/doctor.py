@@ -10,40 +10,26 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks.books import Books
 from tasks.canonical import sha256
+from tasks.complaints import Complaint
+from tasks.doctor_services import close_flow_run
 from tasks.documents import FolderShelf
 from tasks.ledger import Draft, Entry, LedgerError, Signed, champion, read_chain
 from tasks.locks import Busy, file_lock
 from tasks.projection import project
 from tasks.promotion import model_lock
 from tasks.registry import STATEMENT_TAG, UNDECIDED, VERDICT_TAG, pages
+from tasks.settings import settings
 from tasks.signing import load_identity
 
 GIB = 2**30
 LEAST_FREE = 2 * GIB
-
-
-@dataclass(frozen=True)
-class Complaint:
-    """One thing that is wrong. `mended` tells whether this visit has put it right."""
-
-    kind: Literal["ledger", "alias", "version", "model", "run", "document", "key", "disk", "service"]
-    subject: str
-    problem: str
-    remedy: str
-    mended: bool = False
-
-    @property
-    def line(self) -> str:
-        """One line for people."""
-        return f"{self.kind} {self.subject}: {self.problem}. {'Mended.' if self.mended else self.remedy}"
 
 
 def examine(books: Books, root: Path, repair: bool = False) -> list[Complaint]:
@@ -160,6 +146,8 @@ def _runs(books: Books, repair: bool) -> Iterator[Complaint]:
                     if repair:
                         client.set_tag(run.info.run_id, str(Tag.FAILURE), "its process died without a word")
                         client.set_terminated(run.info.run_id, "KILLED")
+                        if settings().prefect_api_url:  # elsewhere the server that knew the flow run is gone
+                            close_flow_run(run.data.tags.get(Tag.FLOW_RUN))
             except Busy:
                 continue
             problem = f"{run.info.run_name or stage} is shown as running, but its process is gone"

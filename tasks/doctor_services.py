@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
-from tasks.doctor import Complaint
+from tasks.complaints import Complaint
 
 if TYPE_CHECKING:
     import httpx
@@ -107,3 +109,17 @@ def _visitor() -> tuple[str | None, str | None]:
     context = FlowRunContext.get()
     run = context.flow_run if context else None
     return (str(run.id), str(run.deployment_id)) if run else (None, None)
+
+
+def close_flow_run(flow_run: str | None) -> None:
+    """Prefect, too, learns that a process died; where its server no longer knows the run there is nothing to close."""
+    if flow_run is None:
+        return
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
+
+    with suppress(ObjectNotFound), get_client(sync_client=True) as client:
+        found = client.read_flow_run(UUID(flow_run))
+        if found.state is not None and not found.state.is_final():
+            client.set_flow_run_state(found.id, Crashed(message="Its process died"), force=True)

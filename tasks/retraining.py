@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
-from uuid import UUID
 
 from mlflow_config.settings import RETRAIN, Stage, Tag
 from tasks import identity, progress, report, tracking
+from tasks.doctor_services import close_flow_run
 from tasks.evaluation import Evaluation
 from tasks.parameters import Parameters
 from tasks.promoting import Promotion
@@ -57,21 +57,7 @@ def close_dead(profile: str) -> None:
     """Close the runs of a profile whose process died on this machine, in MLflow and in Prefect."""
     for dead in tracking.sweep(profile):
         progress.say(f"[yellow]closed[/yellow] run {dead.info.run_id}, whose process died")
-        _close_flow_run(dead.data.tags.get(Tag.FLOW_RUN))
-
-
-def _close_flow_run(flow_run: str | None) -> None:
-    """Prefect, too, learns that a process died; where its server no longer knows the run there is nothing to close."""
-    if flow_run is None:
-        return
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
-    from prefect.states import Crashed
-
-    with suppress(ObjectNotFound), get_client(sync_client=True) as client:
-        found = client.read_flow_run(UUID(flow_run))
-        if found.state is not None and not found.state.is_final():
-            client.set_flow_run_state(found.id, Crashed(message="Its process died"), force=True)
+        close_flow_run(dead.data.tags.get(Tag.FLOW_RUN))
 
 
 def conclude(

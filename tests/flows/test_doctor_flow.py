@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Running
 from prefect.utilities.templating import apply_values
 
 from flows.doctor import doctor
@@ -50,6 +55,25 @@ def test_what_it_may_not_mend_fails_the_flow(wreck):
     assert tracking.client().get_run(wreck[0]).info.status == "RUNNING"
 
 
+def test_on_a_server_ghosts_crash_and_their_slots_are_free(wreck, monkeypatch):
+    """A flow run that Prefect takes for running holds a slot; its process was killed, as MLflow's run shows."""
+
+    @flow(name="doomed")
+    def doomed():
+        return None
+
+    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+    settings.cache_clear()
+    with get_client(sync_client=True) as client:
+        ghost = client.create_flow_run(doomed, state=Running())
+        tracking.client().set_tag(wreck[0], str(Tag.FLOW_RUN), str(ghost.id))
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="gpu:0", limit=1, active_slots=1))
+        found = doctor()
+        assert client.read_flow_run(ghost.id).state_name == "Crashed"
+        assert client.read_global_concurrency_limit_by_name("gpu:0").active_slots == 0
+    assert found.unmended == () and "gpu:0" in found.text()
+
+
 def test_every_flow_is_deployed_and_the_doctor_on_a_schedule_of_the_settings(monkeypatch):
     """As Prefect reads the file: variables of the environment are put in, and the entrypoints exist."""
     import importlib
@@ -66,5 +90,7 @@ def test_every_flow_is_deployed_and_the_doctor_on_a_schedule_of_the_settings(mon
         module, _, flow = item["entrypoint"].partition(":")
         made = getattr(importlib.import_module(module.removesuffix(".py").replace("/", ".")), flow)
         assert made.name == name
-        asked = {"profile": "tiny", "model": "m-1"} if name in ("evaluate", "promote") else {}
-        made.validate_parameters(asked | item.get("parameters", {}))
+        given = item.get("parameters", {})
+        assert set(given) <= set(made.parameters.properties)
+        if item.get("schedules"):  # nobody is there to fill in what is missing
+            made.validate_parameters(given)
