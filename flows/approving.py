@@ -10,10 +10,12 @@ from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
+from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound
 from prefect.flow_runs import pause_flow_run, resume_flow_run, suspend_flow_run
 from prefect.input import RunInput
 
 from data.errors import UserError
+from tasks import progress
 from tasks.decision import Decision
 from tasks.promoting import Case
 from tasks.settings import settings
@@ -42,8 +44,11 @@ def ask(case: Case) -> str | None:
     _tell(case, case.decision, str(run.id))
     wait = suspend_flow_run if run.deployment_id else _pause
     # A changed champion makes another decision, which another key asks about.
-    answer = wait(SignedAnswer, timeout=int(settings().approval_timeout), key=case.decision.digest[:16])
-    return str(answer.approval)
+    seconds = int(settings().approval_timeout)
+    try:
+        return str(wait(SignedAnswer, timeout=seconds, key=case.decision.digest[:16]).approval)
+    except FlowPauseTimeout as error:
+        raise UserError(f"nobody answered within {seconds} s", "Run `edit-r2 promote` again") from error
 
 
 def _pause(answer: type[SignedAnswer], timeout: int, key: str) -> SignedAnswer:
@@ -53,6 +58,7 @@ def _pause(answer: type[SignedAnswer], timeout: int, key: str) -> SignedAnswer:
 def _tell(case: Case, decision: Decision, run_id: str) -> None:
     """The page in Prefect that shows what is to be signed."""
     sign = f"edit-r2 approve {decision.digest} --name NAME --reason WHY --out FILE --resume {run_id}"
+    progress.say(f"waits for a person: {sign}")
     text = f"Model `{case.model.model_id}` passed the gates. To let it become {case.alias}:\n\n`{sign}`\n\n"
     create_markdown_artifact(
         key=f"approval-{decision.digest[:12]}", markdown=text + decision.markdown(), description="Waits for a person"
@@ -65,8 +71,6 @@ def resume(run_id: str, envelope: bytes) -> None:
     Raises:
         UserError: there is no lasting server, no such run, or it does not wait (any more).
     """
-    from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound
-
     if not settings().prefect_api_url:
         raise UserError("no Prefect server is configured that a run could wait on", "Set PREFECT_API_URL")
     try:

@@ -14,10 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from data.errors import UserError
 from tasks.books import Books
 from tasks.decision import Decision
+from tasks.policy import Policy
 from tasks.signing import Identity, SignatureError, sign, verify
 
 APPROVAL_TYPE = "application/vnd.edit-r2.approval+json"
 LONGEST = timedelta(days=30)
+
+
+class NotApproved(UserError):
+    """The gates let the candidate pass, and the policy asks for a person's signature that is not there."""
+
+    exit_code = 3
 
 
 class Approval(BaseModel):
@@ -101,3 +108,21 @@ def _about(decision: str, books: Books) -> str:
     except (UserError, ValidationError):
         return ""
     return f", about model {found.model_digest[:12]}"
+
+
+def needs_approval(books: Books, decision: Decision) -> bool:
+    """Whether a decision to promote takes effect only with a person's signature, by the policy that it was made by."""
+    policy = Policy.model_validate_json(books.shelf.get(decision.inputs.policy))
+    return decision.promote and policy.approval == "required"
+
+
+def heard(books: Books, decision: Decision, word: bytes | None) -> tuple[str | None, list[str]]:
+    """Digest of the signed word that takes part in an act, now kept, and what it adds to the reason."""
+    needed = needs_approval(books, decision)
+    if word is None and needed:
+        problem = f"decision {decision.digest} waits for a person's approval"
+        raise NotApproved(problem, "Sign it: `edit-r2 approve`, then `edit-r2 promote --approval FILE`")
+    if word is None or (decision.promote and not needed):
+        return None, []
+    given = check_approval(word, "approve" if decision.promote else "override", decision.digest, books)
+    return books.shelf.put(word), [given.line]

@@ -134,8 +134,15 @@ def audit(view: View, version: int | None = None) -> AuditReport:
     report.version, report.champion = entry.version, now is not None and now.version == entry.version
     _recall(report, view, chain, entry)
     release = walk_statements(report, view, entry)
-    walk_decision(report, view, entry, release)
+    walk_decision(report, view, entry, release, _signed_for(chain, entry))
     return report
+
+
+def _signed_for(chain: list[Signed], entry: Entry) -> Entry:
+    """The entry about the same decision that carries a person's word, also where a later one repeats the decision."""
+    same = (entry.model, entry.version, entry.decision)
+    about = [s.entry for s in chain if (s.entry.model, s.entry.version, s.entry.decision) == same]
+    return next((found for found in reversed(about) if found.approval), entry)
 
 
 def _ledger(report: AuditReport, view: View) -> list[Signed] | None:

@@ -19,8 +19,8 @@ from tasks.signing import verify
 from tasks.view import View
 
 
-def walk_decision(report: AuditReport, view: View, entry: Entry, release: dict[str, Any] | None) -> None:
-    """Check everything that the decision rests on."""
+def walk_decision(report: AuditReport, view: View, entry: Entry, release: dict[str, Any] | None, signed: Entry) -> None:
+    """Check everything that the decision rests on; `signed` is the entry that carries a person's word, if one does."""
     subject = f"version {entry.version}"
     kept: Decision | None = None
     with report.link("decision", subject, "kept with its digest, about this model"):
@@ -30,7 +30,7 @@ def walk_decision(report: AuditReport, view: View, entry: Entry, release: dict[s
             expect(
                 lineage.byproduct(release, "gate-decision") == entry.decision, "the statement names another decision"
             )
-        _check_action(view, entry, kept)
+        _check_action(view, entry, kept, signed)
     if kept is None:
         return
     for name, digest in kept.inputs.model_dump().items():
@@ -41,19 +41,21 @@ def walk_decision(report: AuditReport, view: View, entry: Entry, release: dict[s
         found, again = remake(view.shelf, str(entry.decision))
         expect(again == found, "made again from its documents, it comes out differently")
     _scores(report, view, kept, release)
-    if entry.approval:
+    if signed.approval:
         with report.link("approval", subject, "signed by a person, for this decision, in time"):
-            _check_approval(view, entry, kept)
+            _check_approval(view, signed, kept)
 
 
-def _check_action(view: View, entry: Entry, kept: Decision) -> None:
+def _check_action(view: View, entry: Entry, kept: Decision, signed: Entry) -> None:
     allowed = {"promote": True, "override": False, "refuse": False}
     if entry.action in allowed:
         expect(kept.promote == allowed[entry.action], f"the ledger says {entry.action}, the decision {kept.verdict}")
-    expect(entry.action != "override" or entry.approval is not None, "an override without approval")
+    if entry.action == "refuse":
+        return
+    expect(kept.promote or signed.approval is not None, "a refused model became champion without an override")
     policy = Policy.model_validate_json(document(view, kept.inputs.policy))
-    asked = entry.action == "promote" and policy.approval == "required"
-    expect(not asked or entry.approval is not None, "the policy asks for a person's approval, and there is none")
+    asked = policy.approval == "required"
+    expect(not asked or signed.approval is not None, "the policy asks for a person's approval, and there is none")
 
 
 def _scores(report: AuditReport, view: View, kept: Decision, release: dict[str, Any] | None) -> None:

@@ -93,8 +93,8 @@ def decide(
         parent_run: MLflow run of the retraining.
     """
     from tasks import projection
+    from tasks.approval import needs_approval
     from tasks.candidacy import Standing, assess, champion_model
-    from tasks.promotion import needs_approval
 
     policy = _policy(parameters.profile)
     books = open_books(alias=policy.alias)

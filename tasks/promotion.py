@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks import lineage
-from tasks.approval import check_approval
+from tasks.approval import heard
 from tasks.books import Books
 from tasks.decision import Decision
 from tasks.filing import remake, verify_model
 from tasks.ledger import Action, Conflict, Draft, Signed, champion, recalled
 from tasks.locks import file_lock
-from tasks.policy import Policy
 from tasks.projection import project
 from tasks.registry import RECALLED_TAG, STATEMENT_TAG, UNDECIDED, VERDICT_TAG, record_digest
 from tasks.signing import sign_weights
@@ -46,12 +45,6 @@ class Outcome:
     decision: Decision
     decision_digest: str
     entry: Signed
-
-
-class NotApproved(UserError):
-    """The gates let the candidate pass, and the policy asks for a person's signature that is not there."""
-
-    exit_code = 3
 
 
 def promote(books: Books, candidate: Candidate, decision: Decision, reason: str, word: bytes | None = None) -> Outcome:
@@ -85,7 +78,7 @@ def _promote(books: Books, candidate: Candidate, decision: Decision, reason: str
     verify_model(books, candidate.model_id, candidate.digest, candidate.statement)
     if decision.model_digest != candidate.digest or remake(books.shelf, decision.digest)[1] != decision:
         raise UserError("the decision is not about this model, or cannot be made again", "Decide again")
-    approval, said = _heard(books, decision, word)
+    approval, said = heard(books, decision, word)
     statement = _release(books, candidate, decision)
     version = _register(books, candidate, decision.profile)
     action: Action = "promote" if decision.promote else "override" if approval else "refuse"
@@ -105,24 +98,6 @@ def _promote(books: Books, candidate: Candidate, decision: Decision, reason: str
     entry = _enter(books, draft)
     project(books)
     return Outcome(version, action != "refuse", decision, decision.digest, entry)
-
-
-def needs_approval(books: Books, decision: Decision) -> bool:
-    """Whether a decision to promote takes effect only with a person's signature, by the policy that it was made by."""
-    policy = Policy.model_validate_json(books.shelf.get(decision.inputs.policy))
-    return decision.promote and policy.approval == "required"
-
-
-def _heard(books: Books, decision: Decision, word: bytes | None) -> tuple[str | None, list[str]]:
-    """Digest of the signed word that takes part in an act, now kept, and what it adds to the reason."""
-    needed = needs_approval(books, decision)
-    if word is None and needed:
-        problem = f"decision {decision.digest} waits for a person's approval"
-        raise NotApproved(problem, "Sign it: `edit-r2 approve`, then `edit-r2 promote --approval FILE`")
-    if word is None or (decision.promote and not needed):
-        return None, []
-    given = check_approval(word, "approve" if decision.promote else "override", decision.digest, books)
-    return books.shelf.put(word), [given.line]
 
 
 def _release(books: Books, candidate: Candidate, decision: Decision) -> str:

@@ -128,6 +128,16 @@ def test_who_resumes_does_not_count(lasting):
         approving.resume(str(run.id), signed(lasting))
 
 
+def test_a_run_that_nobody_answers_ends_and_can_be_started_again(lasting, monkeypatch):
+    monkeypatch.setenv("EDIT_R2_APPROVAL_TIMEOUT", "1")
+    settings.cache_clear()
+    with pytest.raises(UserError, match="nobody answered within 1 s"):
+        promote("smoke", lasting.model_id)
+    assert entries() == []
+    made = promote("smoke", lasting.model_id, approval=signed(lasting).decode())
+    assert made.verdict == "promoted"
+
+
 def test_a_deployed_run_is_suspended_and_starts_again_with_the_answer(lasting, trainers):
     with get_client(sync_client=True) as client:
         flow_id = client.create_flow(promote)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from data.errors import UserError
-from tasks.approval import APPROVAL_TYPE, check_approval, sign_approval
+from tasks.approval import APPROVAL_TYPE, NotApproved, check_approval, needs_approval, sign_approval
 from tasks.audit import audit
 from tasks.candidacy import assess
 from tasks.canonical import canonical
@@ -17,7 +17,7 @@ from tasks.card import card
 from tasks.pedigree import pedigree, tree
 from tasks.picture import draw
 from tasks.policy import load_policy
-from tasks.promotion import NotApproved, history, needs_approval, promote, rollback
+from tasks.promotion import history, promote, rollback
 from tasks.registry import OVERRIDE_TAG
 from tasks.signing import load_identity, sign
 from tasks.view import live
@@ -145,14 +145,14 @@ def test_a_signed_approval_promotes_is_on_record_and_audited(tmp_path, tmp_path_
 def test_an_entry_without_the_approval_that_its_policy_asks_for_fails_the_audit(
     tmp_path, tmp_path_factory, monkeypatch
 ):
-    from tasks import promotion
+    from tasks import approval
 
     house = build_house(tmp_path, sqlite_template(tmp_path_factory.mktemp("mlflow")))
     model = family(house, "a")
     candidate, _ = stand(house, model, skilled(0.7))
     decision = assess(house.books, ASKING, model, standing(house, model, skilled(0.7)))
     with monkeypatch.context() as patch:
-        patch.setattr(promotion, "needs_approval", lambda *_: False)  # a pipeline that does not ask
+        patch.setattr(approval, "needs_approval", lambda *_: False)  # a pipeline that does not ask
         promote(house.books, candidate, decision, "better")
     report = audit(live(house.books, house.root, None))
     assert report.broken.name == "decision" and "asks for a person's approval" in report.broken.detail
@@ -179,6 +179,8 @@ def test_an_override_is_shown_wherever_the_version_is_also_after_a_rollback_to_i
             assert "overridden by grace" in shown and until in shown and WORDS in shown
         assert "overridden by grace" in draw(found)
         assert until in books.registry.version(1).tags[OVERRIDE_TAG]
+        links = {link.name: link.holds for link in audit(view, 1).links}
+        assert links["approval"] and links["decision"]
         if entry == "override":
             rollback(books, "b drifts")
     assert pedigree(view, 2).word is None
