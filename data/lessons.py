@@ -31,6 +31,11 @@ def locations(scene: Scene, world: World) -> str:
     return " ".join(f"{thing.colour} {thing.kind} at {place}" for thing, place in things) or EMPTY
 
 
+def locating(scene: Scene, world: World) -> tuple[str, str]:
+    """Instruction and intent that say where everything is."""
+    return pick(LOCATE, random.Random(repr(scene)), False).text, locations(scene, world)
+
+
 def lesson(world: World, seed: int, index: int) -> tuple[str, str, tuple[Scene, Scene]]:
     """Instruction, intent and the scenes before and after; of four lessons one describes, one draws and two locate.
 
@@ -45,4 +50,4 @@ def lesson(world: World, seed: int, index: int) -> tuple[str, str, tuple[Scene, 
         case 2:
             words = description(after)
             return fill(pick(DRAW, rng, False).text, value=words), words, (before, after)
-    return pick(LOCATE, rng, False).text, locations(before, world), (before, before)
+    return *locating(before, world), (before, before)

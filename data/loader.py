@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from data.errors import UserError
-from data.lessons import lesson
+from data.lessons import lesson, locating
 from data.render import Pixels, render
 from data.sampling import random_scene, random_text
 from data.scenes import Scene, World
 from data.schema import Session
-from data.synthesis import held_out_pairs, single_turns
+from data.synthesis import held_out_pairs, plain_sessions
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused before they are decoded."""
@@ -184,23 +184,40 @@ def render_single_turns(world: World, count: int, seed: int) -> list[Example]:
 
     Nothing held out is shown. Example k of a seed is the same whatever `count` is.
     """
-    single = list(itertools.islice(single_turns(world, seed), count))
-    blocks = [one.scene for one in single if one.scene is not None]
-    images = render([scene for block in blocks for scene in (block.source, *block.targets)], world)
-    return [Example(one, images[2 * index : 2 * index + 2]) for index, one in enumerate(single)]
+    return _render_plain(world, count, seed, (1, 1))
 
 
-def render_lessons(world: World, count: int, seed: int, described: float = 0.0) -> list[Lesson]:
-    """Lessons for the base model: single-turn edits, the last `described` share of them whole scenes in words."""
-    others = round(described * count)
-    edits = [Lesson.of(example) for example in render_single_turns(world, count - others, seed)]
+def _render_plain(world: World, count: int, seed: int, turns: tuple[int, int]) -> list[Example]:
+    plain = list(itertools.islice(plain_sessions(world, seed, turns), count))
+    scenes = [(one.scene.source, *one.scene.targets) for one in plain if one.scene is not None]
+    images = render([scene for shown in scenes for scene in shown], world)
+    ends = itertools.accumulate(len(shown) for shown in scenes)
+    return [Example(one, images[end - len(shown) : end]) for one, shown, end in zip(plain, scenes, ends, strict=True)]
+
+
+def render_lessons(world: World, count: int, seed: int, described: float = 0.0, chained: float = 0.0) -> list[Lesson]:
+    """Lessons for the base model: single edits, then a `chained` share of two or three unrelated edits one after the
+    other that ends by saying where everything is, then a `described` share of whole scenes in words."""
+    chains, others = round(chained * count), round(described * count)
+    edits = [Lesson.of(example) for example in render_single_turns(world, count - chains - others, seed)]
+    longer = [_located(example, world) for example in _render_plain(world, chains, seed + 1, (2, 3))]
     drawn = [lesson(world, seed, index) for index in range(others)]
     images = render([scene for _, _, scenes in drawn for scene in scenes], world) if drawn else None
-    if images is None:
-        return edits
-    return edits + [
-        Lesson(images[2 * i : 2 * i + 2], (instruction,), (intent,)) for i, (instruction, intent, _) in enumerate(drawn)
+    whole = [
+        Lesson(images[2 * i : 2 * i + 2], (instruction,), (intent,))
+        for i, (instruction, intent, _) in enumerate(drawn)
+        if images is not None
     ]
+    return edits + longer + whole
+
+
+def _located(example: Example, world: World) -> Lesson:
+    """A session with a last turn that changes nothing and says where everything has got to."""
+    edits, block = Lesson.of(example), example.session.scene
+    assert block is not None
+    instruction, intent = locating(block.targets[-1], world)
+    images = np.concatenate((edits.images, edits.images[-1:]))
+    return Lesson(images, (*edits.instructions, instruction), (*edits.intents, intent))
 
 
 def _open(path: Path) -> pq.ParquetFile:

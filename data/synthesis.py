@@ -86,16 +86,27 @@ def session(recipe: Recipe, index: int) -> Session:
     raise ValueError(f"no {track} session fits the world {recipe.world.name} with {turns} turns and {lead}")
 
 
-def single_turns(world: World, seed: int) -> Iterator[Session]:
-    """Sessions of one turn without rules or references, edit types in turn, without end; nothing held out is shown."""
-    recipe = Recipe(world, "single", seed, (1, 1), (1, world.cells - 3))
+def plain_sessions(world: World, seed: int, turns: tuple[int, int] = (1, 1)) -> Iterator[Session]:
+    """Sessions without rules or references, first edit types in turn, without end; nothing held out is shown."""
+    recipe = Recipe(world, "train", seed, turns, (1, world.cells - 3))
     for index, edit_type in enumerate(itertools.cycle(EditType)):
         rng = random.Random(f"{world.name}/single/{seed}/{index}")
-        line = None
-        while line is None:
+        count = rng.randint(*turns) if turns != (1, 1) else 1
+        written = None
+        while written is None:
             history = History.start(world, source_scene(recipe, rng))
-            line = write_plain_turn(history, rng, edit_type, held_out_pairs(world))
-        yield _session(recipe, index, None, history, [line])
+            written = _plain_turns(history, rng, edit_type, count)
+        yield _session(recipe, index, None, history, written)
+
+
+def _plain_turns(history: History, rng: random.Random, first: EditType, count: int) -> list[Written] | None:
+    lines = []
+    for edit_type in (first, *(rng.choice(tuple(EditType)) for _ in range(count - 1))):
+        line = write_plain_turn(history, rng, edit_type, held_out_pairs(history.world))
+        if line is None:
+            return None
+        lines.append(line)
+    return lines
 
 
 def source_scene(recipe: Recipe, rng: random.Random, twins: bool = False) -> Scene:

@@ -60,7 +60,7 @@ def train_base(
 
     def batches(step: int) -> tuple[Sequence[Lesson], Sequence[Pictures]]:
         seed = int(numpy_generator(config.optimisation.seed, step, "base lessons").integers(2**31))
-        lessons = render_lessons(world, config.optimisation.batch_size, seed, config.described)
+        lessons = render_lessons(world, config.optimisation.batch_size, seed, config.described, config.chained)
         return lessons, encode_lessons(bundle, lessons)
 
     work = folder.with_name(f"{folder.name}.work")

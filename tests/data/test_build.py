@@ -10,7 +10,7 @@ import pytest
 
 from data.build import BenchmarkConfig, SessionsConfig, build, main
 from data.errors import UserError
-from data.lessons import description
+from data.lessons import description, locations
 from data.loader import SessionFolder, decode, render_lessons, render_scenes, render_single_turns
 from data.readback import read
 from data.scenes import TINY
@@ -154,3 +154,12 @@ def test_lessons_end_with_whole_scenes_in_words():
     (scene,) = read(located.images[:1], TINY)
     places = re.findall(r" at (\w+ \w+)", located.intents[0])
     assert sorted(places) == sorted(TINY.places[cell] for cell in scene.occupied())
+
+
+def test_chained_lessons_end_by_saying_where_everything_has_got_to():
+    lessons = render_lessons(TINY, 4, seed=4, chained=0.5)
+    assert [len(lesson.instructions) for lesson in lessons[:2]] == [1, 1]
+    for lesson in lessons[2:]:
+        assert len(lesson.images) == len(lesson.instructions) + 1 in (4, 5)
+        (scene,) = read(lesson.images[-1:], TINY)
+        assert lesson.intents[-1] == locations(scene, TINY) and (lesson.images[-1] == lesson.images[-2]).all()
