@@ -10,9 +10,8 @@ from __future__ import annotations
 import random
 
 from data.phrases import DESCRIBE, DRAW, LOCATE, fill, pick
-from data.sampling import random_scene
 from data.scenes import SIGN, Scene, World, describe
-from data.synthesis import held_out_pairs
+from data.synthesis import Recipe, source_scene
 
 EMPTY = "nothing"
 
@@ -42,8 +41,8 @@ def lesson(world: World, seed: int, index: int) -> tuple[str, str, tuple[Scene, 
     Nothing held out is shown.
     """
     rng = random.Random(f"{world.name}/lesson/{seed}/{index}")
-    banned = held_out_pairs(world)
-    before, after = (random_scene(rng, world, (0, world.cells), banned=banned) for _ in range(2))
+    recipe = Recipe(world, "single", seed, (1, 1), (0, world.cells))
+    before, after = source_scene(recipe, rng), source_scene(recipe, rng)
     match index % 4:
         case 0:
             return pick(DESCRIBE, rng, False).text, description(before), (before, before)

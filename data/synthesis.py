@@ -88,7 +88,7 @@ def session(recipe: Recipe, index: int) -> Session:
 
 def plain_sessions(world: World, seed: int, turns: tuple[int, int] = (1, 1)) -> Iterator[Session]:
     """Sessions without rules or references, first edit types in turn, without end; nothing held out is shown."""
-    recipe = Recipe(world, "train", seed, turns, (1, world.cells - 3))
+    recipe = Recipe(world, "single", seed, turns, (1, world.cells - 3))
     for index, edit_type in enumerate(itertools.cycle(EditType)):
         rng = random.Random(f"{world.name}/single/{seed}/{index}")
         count = rng.randint(*turns) if turns != (1, 1) else 1
