@@ -169,5 +169,6 @@ class EvaluationConfig:
     batch_size: int = 48  # sessions
     sessions: int | None = None  # None is the whole benchmark
     strips: int = 6  # sessions drawn as strips of pictures
-    true_history: bool = True  # also run every turn on the target pictures of the turns before: the contamination gap
+    true_history: bool = True  # also every turn on the targets of the turns before (contamination gap), and with their
+    # intents too (ceiling)
     seed: int = 0

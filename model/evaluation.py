@@ -44,6 +44,7 @@ def evaluate(
     (work / "strips").mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     untouched: list[Row] = []
+    understood: list[Row] = []
     captions: dict[str, list[str]] = {}
     for first in range(0, count, config.batch_size):
         examples = [benchmark[i] for i in range(first, min(first + config.batch_size, count))]
@@ -53,12 +54,14 @@ def evaluate(
                 captions[example.session.id] = _draw(work / "strips", rows[-1], trajectory)
         if config.true_history:
             untouched += true_history_rows(bundle, examples, config)
+            understood += true_history_rows(bundle, examples, config, true_intents=True)
         report(first, {"progress": min(1.0, (first + config.batch_size) / count), **_means(rows)})
     (work / "strips.json").write_text(json.dumps(captions, indent=1))
     sheet = score_sheet(rows, config)
     if config.true_history:
         sheet |= {"true_history": untouched}
         sheet["summary"]["contamination_gap"] = contamination_gap(rows, untouched)
+        sheet["summary"]["ceiling"] = _table([turn for row in understood for turn in row["turns"]])
     (work / "scores.json").write_text(json.dumps(sheet, indent=1))
     replace_folder(work, folder)
     return folder / "scores.json"
@@ -74,13 +77,18 @@ def run_sessions(
     return zip(examples, trajectories, scores, strict=True)
 
 
-def true_history_rows(bundle: Bundle, examples: Sequence[Example], config: EvaluationConfig) -> list[Row]:
+def true_history_rows(
+    bundle: Bundle, examples: Sequence[Example], config: EvaluationConfig, true_intents: bool = False
+) -> list[Row]:
     """Scores of every turn when all turns before it went as they should: nothing is inherited from a mistake.
+
+    With `true_intents` nothing is misunderstood either: what is left are mistakes of drawing, the ceiling of the model.
 
     Each sampled picture is judged in the session's own target pictures, which it replaces for its turn only.
     """
     with torch.no_grad():
-        trajectories = rollout(bundle, examples, config.sampling, seed=config.seed, true_history=True)
+        truth = {"true_history": True, "true_intents": true_intents}
+        trajectories = rollout(bundle, examples, config.sampling, seed=config.seed, **truth)
     cases = [(row, k) for row, trajectory in enumerate(trajectories) for k in range(1, len(trajectory.images))]
     pictures = []
     for row, k in cases:

@@ -3,8 +3,8 @@
 Two phases. First encoder and decoder learn together. Then the latents are whitened by folding the transform into the
 encoder's last and the decoder's first convolution, and the decoder alone goes on learning. Flow matching sees squared
 error only: a property of the picture that moves the latents little would be passed over, so after whitening every
-direction carries the same variance. The decoder also learns to bear errors of the latents, which sampling makes: large ones first, then small ones, because
-the finest details (letters) are read only by a decoder that may trust its latents.
+direction carries the same variance. The decoder also learns to bear errors of the latents, which sampling makes: large
+ones first, then small ones, because the finest details (letters) are read only by a decoder that may trust its latents.
 """
 
 from __future__ import annotations

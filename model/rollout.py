@@ -101,11 +101,13 @@ GoOn = Callable[[Sequence[Trajectory]], Sequence[int]]
 @dataclass(frozen=True)
 class Script:
     """What a session gives to a walk. `name` decides its random numbers; images[0] is the source, the picture after
-    turn t is images[t] and only asked for where the walk goes on from true pictures."""
+    turn t is images[t] and only asked for where the walk goes on from true pictures. `traces`, where given, are written
+    in place of the model's own."""
 
     name: str
     images: Sequence[Pixels]
     instructions: Sequence[str]
+    traces: Sequence[str] = ()
 
 
 def rollout(
@@ -119,6 +121,7 @@ def rollout(
     shared_noise: bool = True,
     exploration: Exploration | None = None,
     true_history: bool = False,
+    true_intents: bool = False,
     go_on: GoOn | None = None,
 ) -> list[Trajectory]:
     """Run every session `group_size` times, all at once; see `walk`.
@@ -127,8 +130,14 @@ def rollout(
         examples: sessions with at least their source picture, all of one size.
         exploration: None samples the deterministic flow.
         true_history: go on from the target picture of each turn instead of the sampled one (needs the targets).
+        true_intents: write the known intent of each turn instead of sampling a trace.
     """
-    scripts = [Script(e.session.id, list(e.images), [t.instruction for t in e.session.turns]) for e in examples]
+    scripts = []
+    for example in examples:
+        turns = example.session.turns
+        traces = [turn.intent or turn.instruction for turn in turns] if true_intents and config.write_trace else []
+        texts = [turn.instruction for turn in turns]
+        scripts.append(Script(example.session.id, list(example.images), texts, traces))
     sampler = Sampler(bundle, config, seed, step, exploration, shared_noise=shared_noise)
     return walk(sampler, scripts, group_size, true_history, go_on)
 
@@ -157,7 +166,8 @@ def walk(
     rows, turn = list(range(len(listed))), 0
     while True:
         names = [(scripts[listed[row]].name, trajectories[row].member) for row in rows]
-        samples, images = sampler.turn(context, names, turn, pictures.latent_grids[0])
+        given = [scripts[listed[row]].traces[turn] for row in rows if scripts[listed[row]].traces]
+        samples, images = sampler.turn(context, names, turn, pictures.latent_grids[0], given)
         for i, row in enumerate(rows):
             trajectories[row].turns.append(samples[i])
             trajectories[row].images.append(images[i])
@@ -215,12 +225,20 @@ class Sampler:
         self.guidance = guidance or Guidance(text=config.text_guidance, image=config.image_guidance)
         self.grid = samplers.schedule(config.points, config.shift).to(bundle.model.device)
 
-    def turn(self, context: Context, members: Members, turn: int, grid: Grid) -> tuple[list[TurnSample], Pixels]:
-        """Write the traces into the context as branches, then sample the pictures (B, H, W, 3)."""
-        texts = self._traces(context, members, turn)
+    def turn(
+        self, context: Context, members: Members, turn: int, grid: Grid, given: Sequence[str] = ()
+    ) -> tuple[list[TurnSample], Pixels]:
+        """Write the traces (the `given` ones, if any) into the context as branches, then sample the pictures
+        (B, H, W, 3)."""
+        texts = self._write(context, given) if given else self._traces(context, members, turn)
         latents, windows = self._pictures(context, members, turn, grid)
         images = self.bundle.decode(latents, grid)
         return [TurnSample(*parts) for parts in zip(*zip(*texts, strict=True), latents, windows, strict=True)], images
+
+    def _write(self, context: Context, texts: Sequence[str]) -> list[tuple[list[int], str, Tensor, bool]]:
+        ids = encode_texts(self.bundle.tokenizer, texts)
+        context.append_text(ids, branch=True)
+        return [(row, text, torch.zeros(0), False) for row, text in zip(ids, texts, strict=True)]
 
     def _random(self, purpose: str, members: Members, turn: int) -> list[torch.Generator]:
         return [generator(self.seed, self.step, f"{purpose}/{name}/{turn}/{number}") for name, number in members]

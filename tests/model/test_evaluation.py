@@ -40,6 +40,8 @@ def test_every_session_and_turn_is_on_the_sheet_with_its_denominators(model, ben
     gap = sheet["summary"]["contamination_gap"]
     assert gap["1"]["IF"]["mean"] == 0.0, "nothing comes before the first turn"
     assert set(gap) == set(sheet["summary"]["by_turn"])
+    turns = sum(len(row["turns"]) for row in sheet["true_history"])
+    assert sheet["summary"]["ceiling"]["success"]["n"] == turns, "every turn once more, with its known intent"
     captions = json.loads((path.parent / "strips.json").read_text())
     assert len(captions) == 2
     for name, texts in captions.items():

@@ -77,6 +77,12 @@ def test_a_session_runs_alone_as_in_company(bundle, examples, exploration, chang
             assert np.abs(np.stack(member.images).astype(int) - np.stack(other.images)).max() <= 1
 
 
+def test_known_intents_are_written_in_place_of_sampled_traces(bundle, examples):
+    for trajectory in sample(bundle, examples, exploration=None, true_intents=True):
+        turns = examples[trajectory.session].session.turns
+        assert [turn.trace_text for turn in trajectory.turns] == [turn.intent or turn.instruction for turn in turns]
+
+
 def test_the_same_seed_gives_the_same_bits(bundle, examples):
     one, other = sample(bundle, examples, group_size=2), sample(bundle, examples, group_size=2)
     for a, b in zip(one, other, strict=True):
