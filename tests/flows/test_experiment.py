@@ -84,7 +84,7 @@ def test_the_page_names_its_pictures_its_denominators_and_no_more_than_its_numbe
     for path in re.findall(r"\]\(([^)]+)\)", page):
         assert (tmp_path / path).read_bytes().startswith(b"\x89PNG")
     assert "- all variants: IF 12," in page
-    assert "| sft | 0.400 [0.400, 0.400] |" in page and "48 sessions of 2–4 turns with ground truth" in page
+    assert "| sft | 0.400 [0.400, 0.400] |" in page and "48 sessions of 2–3 turns with ground truth" in page
     assert "- edit-r2 against sft: higher in IF" in page and "improve" not in page
     (said,) = made.reading
     assert said.startswith("edit-r2 against sft: higher in IF") and "lower" not in said

@@ -116,7 +116,7 @@ def test_what_a_variant_saw_follows_its_parameters(tmp_path):
         "× 8 judged trajectories"
     )
     data, steps = saw(plan.variants["sft"], plan.parameters(plan.variants["sft"], 0))
-    assert data == "48 sessions of 2–4 turns with ground truth" and steps == "10 × 4 sessions"
+    assert data == "48 sessions of 2–3 turns with ground truth" and steps == "10 × 4 sessions"
 
 
 def test_a_learning_curve_is_the_mean_of_seeds_smoothed():

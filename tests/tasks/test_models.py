@@ -84,7 +84,7 @@ def test_a_remote_store_is_asked_for_names_and_sizes(logged, monkeypatch):
     there = found.artifact_location
     monkeypatch.setattr(type(found), "artifact_location", property(lambda _: "s3://lab/models"))
     stored_files = {"config.json": 2, "vae/weights": 2}
-    monkeypatch.setattr(models, "_stored", lambda _model_id: stored_files)
+    monkeypatch.setattr(models, "stored", lambda _client, _model_id: stored_files)
     monkeypatch.setattr(models, "_download", lambda _model_id, target: shutil.copytree(there, target))
     assert models.verify(logged.model_id)
     stored_files["vae/weights"] = 1
