@@ -81,19 +81,24 @@ def means(runs: Sequence[Scores]) -> dict[Slice, Estimate]:
     """Mean of every slice over the seeds of a variant."""
     whole = pooled(runs)
     found = compare(whole, nought(whole), RESAMPLES, SEED)
-    return {at: _estimate(one, *np.quantile(one.samples, [ALPHA, 1 - ALPHA]), len(runs)) for at, one in found.items()}
+    return {at: _estimate(one, _percentiles(one), len(runs)) for at, one in found.items()}
 
 
 def differences(ours: Sequence[Scores], theirs: Sequence[Scores]) -> dict[Slice, Estimate]:
     """Ours minus theirs on every slice, within the same sessions and seeds."""
     found = compare(pooled(ours), pooled(theirs), RESAMPLES, SEED)
-    return {at: _estimate(one, *one.interval(ALPHA), len(ours)) for at, one in found.items()}
+    return {at: _estimate(one, one.interval(ALPHA), len(ours)) for at, one in found.items()}
 
 
-def _estimate(one: Difference, low: float, high: float, seeds: int) -> Estimate:
+def _percentiles(one: Difference) -> tuple[float, float]:
+    low, high = np.quantile(one.samples, [ALPHA, 1 - ALPHA])
+    return float(low), float(high)
+
+
+def _estimate(one: Difference, bounds: tuple[float, float], seeds: int) -> Estimate:
     # A session's success is pooled to one value, its turns are not.
     count = one.count * seeds if one.slice.metric == "session_success" else one.count
-    return Estimate(one.estimate, float(low), float(high), count)
+    return Estimate(one.estimate, *bounds, count)
 
 
 def by_key(found: Mapping[Slice, Estimate]) -> dict[str, Estimate]:
@@ -120,7 +125,7 @@ def by_distance(runs: Sequence[Scores], metric: str = "GA") -> dict[int, Estimat
     distances = {distance(turn) for session in runs[0].sessions for turn in session.turns} - {None}
     result = {}
     for wanted in sorted(value for value in distances if value is not None):
-        kept = [only(run, lambda turn, wanted=wanted: distance(turn) == wanted) for run in runs]
+        kept = [only(run, lambda turn, at=wanted: distance(turn) == at) for run in runs]  # type: ignore[misc]
         if (found := means(kept).get(Slice(metric, "overall"))) is not None:
             result[wanted] = found
     return result
