@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks import lineage
@@ -243,9 +245,12 @@ def reward_trend(books: Books, run_id: str) -> RewardTrend | None:
     history = sorted(books.registry.client.get_metric_history(run_id, REWARD_METRIC), key=lambda metric: metric.step)
     if len(history) < 2:
         return None
-    part = max(1, len(history) // 10)
-    first, last = history[:part], history[-part:]
+    values = np.array([metric.value for metric in history])
+    part = max(1, len(values) // 10)
+    # A steady trend adds the same to every difference of neighbours, noise adds twice its variance to their spread.
+    noise = float(np.diff(values).std(ddof=1)) / 2**0.5 if len(values) > 2 else 0.0
     return RewardTrend(
-        first=round(sum(metric.value for metric in first) / part, 6),
-        last=round(sum(metric.value for metric in last) / part, 6),
+        first=round(float(values[:part].mean()), 6),
+        last=round(float(values[-part:].mean()), 6),
+        error=round(noise * (2 / part) ** 0.5, 6),
     )

@@ -39,10 +39,14 @@ class DatasetEvidence(_Record):
 
 
 class RewardTrend(_Record):
-    """Mean training reward over the first and the last tenth of RL, in the units of the score."""
+    """Mean training reward over the first and the last tenth of RL, in the units of the score.
+
+    `error` is the standard error of their difference: every iteration draws other sessions.
+    """
 
     first: float
     last: float
+    error: float = 0.0
 
 
 class Evidence(_Record):

@@ -44,7 +44,7 @@ class Comparison(_Section):
 
 
 class RewardHacking(_Section):
-    """Training reward up by `rise`, held-out gain over the parent certainly below `share` of it."""
+    """Training reward certainly up by `rise`, held-out gain over the parent certainly below `share` of it."""
 
     level: Level
     metric: Metric

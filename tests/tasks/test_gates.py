@@ -171,6 +171,8 @@ def test_reward_up_and_held_out_flat_is_refused():
     hacked = challenge(flat, reward=RewardTrend(first=0.2, last=0.9))
     assert "reward_hacking" in failed(hacked)
     assert "reward_hacking" not in failed(challenge(GOOD, reward=RewardTrend(first=0.2, last=0.5)))
+    unsure = challenge(flat, reward=RewardTrend(first=0.2, last=0.28, error=0.04))
+    assert "reward_hacking" not in failed(unsure), "a rise within the noise of iterations is none"
     assert "reward_hacking" in failed(challenge(GOOD, reward=None))
     assert "reward_hacking" not in failed(challenge(GOOD, reward=None, stage="sft"))
 

@@ -164,7 +164,7 @@ def test_evidence_follows_the_statement(house):
     assert (known.stage, known.commit, known.dirty, known.parent_signed) == ("rl", house.commit, False, True)
     assert known.datasets[0].used == known.datasets[0].locked == there
     assert known.datasets[0].pushed is None
-    assert (known.reward.first, known.reward.last) == (0.3, 0.5)
+    assert (known.reward.first, known.reward.last, known.reward.error) == (0.3, 0.5, 0.0)
 
 
 def test_a_model_without_a_statement_is_named(house):
