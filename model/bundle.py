@@ -60,6 +60,7 @@ class Bundle:
         temporary = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(temporary, ignore_errors=True)
         self.model.save_pretrained(temporary, max_shard_size=max_shard_size, state_dict=state)
+        self.vae.register_to_config(_name_or_path="")  # or the folder it was loaded from would travel with the model
         self.vae.save_pretrained(temporary / "vae")
         self.tokenizer.save_pretrained(temporary / "tokenizer")
         temporary.rename(folder)

@@ -46,6 +46,7 @@ def test_latent_space_and_base_are_made_once_and_resume(tmp_path):
     small = ModelConfig(width=32, layers=1, heads=2, kv_heads=1, mlp=32, vit_width=16, vit_layers=1, vit_heads=2)
     folder = train_base(config, small, latents, TINY, tmp_path / "base", lambda step, metrics: seen.append(metrics))
     assert (folder / "model.safetensors").is_file() and "base/flow_loss" in seen[-1]
+    assert not any(str(tmp_path) in path.read_text() for path in folder.rglob("*.json")), "no path leaves the machine"
 
 
 COMMITTED = Path(__file__).resolve().parents[2] / "model/checkpoints/tiny"
@@ -55,5 +56,6 @@ COMMITTED = Path(__file__).resolve().parents[2] / "model/checkpoints/tiny"
 def test_the_committed_base_speaks_the_language_of_its_world():
     known = json.loads((COMMITTED / "tokenizer/tokenizer.json").read_text())["model"]["vocab"]
     assert set(vocabulary(TINY)) <= set(known)
+    assert json.loads((COMMITTED / "vae/config.json").read_text())["_name_or_path"] == ""
     size = sum(path.stat().st_size for path in COMMITTED.rglob("*") if path.is_file())
     assert size <= 15 * 2**20
