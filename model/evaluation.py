@@ -87,8 +87,9 @@ def true_history_rows(
     Each sampled picture is judged in the session's own target pictures, which it replaces for its turn only.
     """
     with torch.no_grad():
-        truth = {"true_history": True, "true_intents": true_intents}
-        trajectories = rollout(bundle, examples, config.sampling, seed=config.seed, **truth)
+        trajectories = rollout(
+            bundle, examples, config.sampling, seed=config.seed, true_history=True, true_intents=true_intents
+        )
     cases = [(row, k) for row, trajectory in enumerate(trajectories) for k in range(1, len(trajectory.images))]
     pictures = []
     for row, k in cases:
