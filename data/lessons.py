@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import random
 
-from data.phrases import DESCRIBE, DRAW, LOCATE, fill, pick
+from data.naming import View, name
+from data.phrases import DESCRIBE, DRAW, LOCATE, POINT, fill, pick
 from data.scenes import SIGN, Scene, World, describe
 from data.synthesis import Recipe, source_scene
 
 EMPTY = "nothing"
+POINTED = 4
+"""Most objects that one lesson asks for."""
 
 
 def description(scene: Scene) -> str:
@@ -35,18 +38,51 @@ def locating(scene: Scene, world: World) -> tuple[str, str]:
     return pick(LOCATE, random.Random(repr(scene)), False).text, locations(scene, world)
 
 
+def pointing(scene: Scene, world: World, rng: random.Random) -> tuple[str, str]:
+    """Instruction and intent that say where some objects are, each named so that it is told from all others, and which
+    places are free; or where everything is, when nothing can be named.
+
+    Edits name one object each; here several of a kind must be told apart at once.
+    """
+    cells = scene.occupied()
+    rng.shuffle(cells)
+    named = ((cell, name(View(world, scene), (cell,), rng)) for cell in cells)
+    phrases = [(f"the {phrase}", scene.cells[cell], [cell]) for cell, phrase in named if phrase][:POINTED]
+    if not phrases:
+        return locating(scene, world)
+    if rng.random() < 0.5 and scene.free():
+        phrases[-1:] = [(EMPTY, None, scene.free()[:POINTED])]
+    asked = fill(pick(POINT, rng, False).text, value=" and ".join(words for words, _, _ in phrases))
+    return asked, " ".join(
+        f"{EMPTY if thing is None else thing.kind} at {' and '.join(world.places[cell] for cell in cells)}"
+        for _, thing, cells in phrases
+    )
+
+
+def question(scene: Scene, world: World) -> tuple[str, str]:
+    """Instruction and intent that say where everything or what is asked for is, either as often."""
+    rng = random.Random(repr(scene))
+    return locating(scene, world) if rng.random() < 0.5 else pointing(scene, world, rng)
+
+
 def lesson(world: World, seed: int, index: int) -> tuple[str, str, tuple[Scene, Scene]]:
-    """Instruction, intent and the scenes before and after; of four lessons one describes, one draws and two locate.
+    """Instruction, intent and the scenes before and after; of eight lessons one describes, one draws, two say where
+    everything is and four where what is asked for is.
 
     Nothing held out is shown.
     """
     rng = random.Random(f"{world.name}/lesson/{seed}/{index}")
     recipe = Recipe(world, "single", seed, (1, 1), (0, world.cells))
-    before, after = source_scene(recipe, rng), source_scene(recipe, rng)
-    match index % 4:
+    match index % 8:
         case 0:
-            return pick(DESCRIBE, rng, False).text, description(before), (before, before)
-        case 2:
+            scene = source_scene(recipe, rng)
+            return pick(DESCRIBE, rng, False).text, description(scene), (scene, scene)
+        case 4:
+            before, after = source_scene(recipe, rng), source_scene(recipe, rng)
             words = description(after)
             return fill(pick(DRAW, rng, False).text, value=words), words, (before, after)
-    return *locating(before, world), (before, before)
+        case 2 | 6:
+            scene = source_scene(recipe, rng)
+            return *locating(scene, world), (scene, scene)
+    scene = source_scene(recipe, rng, twins=True)
+    return *pointing(scene, world, rng), (scene, scene)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from data.errors import UserError
-from data.lessons import lesson, locating
+from data.lessons import lesson, question
 from data.render import Pixels, render
 from data.sampling import random_scene, random_text
 from data.scenes import Scene, World
@@ -56,6 +56,12 @@ class Lesson:
     images: NDArray[np.uint8]
     instructions: tuple[str, ...]
     intents: tuple[str, ...]
+    asks: bool = False  # the last turn only asks: its answer is the intent, its picture is not drawn
+
+    @property
+    def drawn(self) -> int:
+        """Turns, from the first on, whose pictures are drawn."""
+        return len(self.instructions) - self.asks
 
     @classmethod
     def of(cls, example: Example) -> Lesson:
@@ -197,27 +203,27 @@ def _render_plain(world: World, count: int, seed: int, turns: tuple[int, int]) -
 
 def render_lessons(world: World, count: int, seed: int, described: float = 0.0, chained: float = 0.0) -> list[Lesson]:
     """Lessons for the base model: single edits, then a `chained` share of two or three unrelated edits one after the
-    other that ends by saying where everything is, then a `described` share of whole scenes in words."""
+    other that ends by saying where things are, then a `described` share of whole scenes in words."""
     chains, others = round(chained * count), round(described * count)
     edits = [Lesson.of(example) for example in render_single_turns(world, count - chains - others, seed)]
     longer = [_located(example, world) for example in _render_plain(world, chains, seed + 1, (2, 3))]
     drawn = [lesson(world, seed, index) for index in range(others)]
     images = render([scene for _, _, scenes in drawn for scene in scenes], world) if drawn else None
     whole = [
-        Lesson(images[2 * i : 2 * i + 2], (instruction,), (intent,))
-        for i, (instruction, intent, _) in enumerate(drawn)
+        Lesson(images[2 * i : 2 * i + 2], (instruction,), (intent,), asks=scenes[0] is scenes[1])
+        for i, (instruction, intent, scenes) in enumerate(drawn)
         if images is not None
     ]
     return edits + longer + whole
 
 
 def _located(example: Example, world: World) -> Lesson:
-    """A session with a last turn that changes nothing and says where everything has got to."""
+    """A session with a last turn that changes nothing and says where things have got to."""
     edits, block = Lesson.of(example), example.session.scene
     assert block is not None
-    instruction, intent = locating(block.targets[-1], world)
+    instruction, intent = question(block.targets[-1], world)
     images = np.concatenate((edits.images, edits.images[-1:]))
-    return Lesson(images, (*edits.instructions, instruction), (*edits.intents, intent))
+    return Lesson(images, (*edits.instructions, instruction), (*edits.intents, intent), asks=True)
 
 
 def _open(path: Path) -> pq.ParquetFile:

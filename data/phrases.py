@@ -132,6 +132,7 @@ EDITS: dict[str, Phrasing] = {
 DESCRIBE = Phrasing(("describe everything", "describe the image"), ())
 DRAW = Phrasing(("draw {value}", "change everything to {value}"), ())
 LOCATE = Phrasing(("describe the position of everything", "the position of every object"), ())
+POINT = Phrasing(("describe the position of {value}", "the position of {value}"), ())
 REFERENCES: dict[str, Phrasing] = {
     "undo": Phrasing(
         ("undo the last change", "undo the last edit", "take back the last change", "go back one step"),
@@ -191,7 +192,7 @@ _EXTRA = "nothing it its they them their the color material count position of ev
 
 def vocabulary(world: World) -> list[str]:
     """All words of instructions and intents in the world, sorted: the same for every split."""
-    phrasings = (*EDITS.values(), *REFERENCES.values(), *RULES.values(), DESCRIBE, DRAW, LOCATE)
+    phrasings = (*EDITS.values(), *REFERENCES.values(), *RULES.values(), DESCRIBE, DRAW, LOCATE, POINT)
     texts = [text for phrasing in phrasings for part in phrasing for text in part]
     words = set(re.sub(r"{\w+}", " ", " ".join((*texts, *TOPICS.values(), *BESIDE.values(), JOINT, _EXTRA))).split())
     words.update(world.kinds, world.colours, world.materials, world.sizes, world.backgrounds, world.letters)

@@ -86,10 +86,18 @@ def session(recipe: Recipe, index: int) -> Session:
     raise ValueError(f"no {track} session fits the world {recipe.world.name} with {turns} turns and {lead}")
 
 
+DRILL = (
+    *EditType,
+    *(EditType.POSITION_CHANGE, EditType.COUNT_CHANGE, EditType.TEXT_CHANGE, EditType.SUBJECT_REPLACE),
+    *(EditType.POSITION_CHANGE, EditType.COUNT_CHANGE),
+)
+"""Edit types of plain sessions, in turn: what carries an object's looks elsewhere, or fine detail, comes more often."""
+
+
 def plain_sessions(world: World, seed: int, turns: tuple[int, int] = (1, 1)) -> Iterator[Session]:
-    """Sessions without rules or references, first edit types in turn, without end; nothing held out is shown."""
+    """Sessions without rules or references, first edit types as in `DRILL`, without end; nothing held out is shown."""
     recipe = Recipe(world, "single", seed, turns, (1, world.cells - 3))
-    for index, edit_type in enumerate(itertools.cycle(EditType)):
+    for index, edit_type in enumerate(itertools.cycle(DRILL)):
         rng = random.Random(f"{world.name}/single/{seed}/{index}")
         count = rng.randint(*turns) if turns != (1, 1) else 1
         written = None
@@ -101,7 +109,7 @@ def plain_sessions(world: World, seed: int, turns: tuple[int, int] = (1, 1)) -> 
 
 def _plain_turns(history: History, rng: random.Random, first: EditType, count: int) -> list[Written] | None:
     lines = []
-    for edit_type in (first, *(rng.choice(tuple(EditType)) for _ in range(count - 1))):
+    for edit_type in (first, *(rng.choice(DRILL) for _ in range(count - 1))):
         line = write_plain_turn(history, rng, edit_type, held_out_pairs(history.world))
         if line is None:
             return None

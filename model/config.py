@@ -130,7 +130,9 @@ class RlConfig:
     filter: bool = True  # a failed turn ends the learning of its successors
     filter_threshold: float = 0.0  # a turn fails with IF at or below it
     mask_text: bool = False  # whether the filter masks text too (released: True, by accident)
-    resample: bool = False  # a corrupted trajectory goes on from a healthy sibling (released: not there)
+    resample: Literal["none", "healthy", "best"] = "none"  # after a turn, corrupted trajectories go on from healthy
+    # siblings, or all of a group from its best one (released: not there)
+    scale: Literal["deviation", "none"] = "deviation"  # of a group's advantages
     advantage_clip: float = 5.0
     clip: float = 1e-3  # of the picture's ratio (released: 1e-5)
     text_clip: float = 0.2  # (released: 1e-5)

@@ -17,8 +17,10 @@ from model.bundle import Bundle
 from model.config import RlConfig
 from model.judges import METRICS, Score, SessionScores
 from model.judges.exact import judge_many
-from model.rollout import Exploration, Trajectory, rollout
+from model.rollout import Exploration, GoOn, Trajectory, rollout
 from model.trainer import numpy_generator
+
+REWARDED = ("IF", "CC", "GA")  # metrics, in the order of `RlConfig.rewards`
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def explore(bundle: Bundle, sessions: SessionFolder, config: RlConfig, step: int
             group_size=config.group_size,
             shared_noise=config.shared_noise,
             exploration=window,
-            go_on=functools.partial(healthy_siblings, examples, config.filter_threshold) if config.resample else None,
+            go_on=_go_on(examples, config),
         )
     check_distinct(trajectories, config, window)
     return judge(examples, trajectories, window, config)
@@ -77,6 +79,29 @@ def draw_window(config: RlConfig, random: np.random.Generator) -> Exploration | 
     low, high = config.window_range
     start = int(random.integers(low, max(low, high - config.window) + 1))
     return Exploration(config.sde, config.noise_level, start, config.window)
+
+
+def _go_on(examples: Sequence[Example], config: RlConfig) -> GoOn | None:
+    match config.resample:
+        case "healthy":
+            return functools.partial(healthy_siblings, examples, config.filter_threshold)
+        case "best":
+            return functools.partial(best_siblings, examples, config.rewards)
+    return None
+
+
+def best_siblings(examples: Sequence[Example], weights: Sequence[float], played: Sequence[Trajectory]) -> list[int]:
+    """For each trajectory in play the position of the member of its group whose last turn earned most.
+
+    All members of a group then start a turn from one picture: what they earn differs by what they do in it alone.
+    """
+    best: dict[int, tuple[float, int]] = {}
+    for position, (trajectory, score) in enumerate(zip(played, _scores(examples, played), strict=True)):
+        last = [(score.turns[-1][name], weight) for name, weight in zip(REWARDED, weights, strict=True)]
+        present = [(value, weight) for value, weight in last if isinstance(value, float)]
+        earned = sum(value * weight for value, weight in present) / (sum(weight for _, weight in present) or 1.0)
+        best[trajectory.session] = max(best.get(trajectory.session, (-1.0, 0)), (earned, -position))
+    return [-best[trajectory.session][1] for trajectory in played]
 
 
 def healthy_siblings(examples: Sequence[Example], threshold: float, played: Sequence[Trajectory]) -> list[int]:
@@ -104,8 +129,13 @@ def _following(turn: Mapping[str, Score]) -> float:
 
 
 def _scores(examples: Sequence[Example], trajectories: Sequence[Trajectory]) -> list[SessionScores]:
-    sessions = [examples[t.session].first(len(t.turns)).session for t in trajectories]
-    return judge_many(sessions, [np.stack(t.images) for t in trajectories])
+    """Of every trajectory; what several did alike is judged once."""
+    alike = [(t.session, *map(id, t.turns)) for t in trajectories]
+    chosen = list(dict(zip(alike, trajectories, strict=True)).values())
+    sessions = [examples[t.session].first(len(t.turns)).session for t in chosen]
+    scores = judge_many(sessions, [np.stack(t.images) for t in chosen])
+    found = {(t.session, *map(id, t.turns)): score for t, score in zip(chosen, scores, strict=True)}
+    return [found[key] for key in alike]
 
 
 def judge(
@@ -139,7 +169,7 @@ def compare(
     config: RlConfig,
 ) -> Experience:
     """Filter and compare within the groups."""
-    rewards = objectives.combine_rewards(metrics, dict(zip(("IF", "CC", "GA"), config.rewards, strict=True)))
+    rewards = objectives.combine_rewards(metrics, dict(zip(REWARDED, config.rewards, strict=True)))
     healthy = objectives.healthy_turns(metrics["IF"], exists, before, threshold=config.filter_threshold)
     learns = healthy if config.filter else exists
     advantages = functools.partial(
@@ -147,12 +177,25 @@ def compare(
         rewards,
         before=before,
         grouping=config.advantage,
+        scale=config.scale,
         minimum_spread=config.minimum_spread,
         bound=config.advantage_clip,
     )
     image = advantages(learns)
-    text = image if config.mask_text else advantages(exists)
+    text = merge(trajectories, image if config.mask_text else advantages(exists))
     return Experience(examples, trajectories, window, metrics, rewards, exists, before, healthy, learns, image, text)
+
+
+def merge(trajectories: list[Trajectory], advantages: Tensor) -> Tensor:
+    """Advantages (b, g, t) of traces, where what several members did alike is replayed once, with the sum of theirs."""
+    merged, first = advantages.flatten(0, 1).clone(), {}
+    for row, piece in _pieces(trajectories):
+        for turn in range(piece.own, len(piece.turns)):
+            owner = first.setdefault(id(piece.turns[turn]), row)
+            if owner != row:
+                merged[owner, turn] += merged[row, turn]
+                merged[row, turn] = 0
+    return merged.view_as(advantages)
 
 
 def check_distinct(trajectories: list[Trajectory], config: RlConfig, window: Exploration | None) -> None:

@@ -56,6 +56,7 @@ def advantages(
     before: Tensor | None = None,
     *,
     grouping: Literal["turn", "session", "improvement"],
+    scale: Literal["deviation", "none"] = "deviation",
     minimum_spread: float = 0.0,
     bound: float = 5.0,
 ) -> Tensor:
@@ -68,6 +69,8 @@ def advantages(
         rewards: (b, g, t), NaN where absent.
         learns: (b, g, t) bool.
         before: as in `healthy_turns`.
+        scale: `deviation` divides by the group's deviation; `none` leaves differences of reward as they are, so that
+            small ones teach little (Dr. GRPO, arXiv 2503.20783).
         minimum_spread: a group whose standard deviation is not above it gets advantage 0.
         bound: advantages are clamped to [-bound, bound].
 
@@ -83,7 +86,7 @@ def advantages(
     count = learns.sum(over, keepdim=True).clamp(min=1)
     mean = values.sum(over, keepdim=True) / count
     deviation = (((rewards.nan_to_num() - mean) * learns) ** 2).sum(over, keepdim=True).div(count).sqrt()
-    scaled = (rewards.nan_to_num() - mean) / (deviation + EPSILON)
+    scaled = (rewards.nan_to_num() - mean) / (deviation + EPSILON if scale == "deviation" else 1.0)
     return (scaled * (learns & (deviation > minimum_spread))).clamp(-bound, bound)
 
 

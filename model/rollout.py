@@ -1,8 +1,9 @@
 """Free-running sessions: each turn the model writes an intent trace, then samples the picture it will go on from.
 
-All trajectories run as one batch on one key/value cache; those whose session is over leave it. What replay needs is
-kept: the ids of the traces with their log-probabilities, and the states of the stochastic steps. The history holds
-uint8 pictures, re-encoded, exactly as replay will see them. `walk` is the loop, `rollout` runs it on built sessions,
+All trajectories run as one batch on one key/value cache, and members of a group share a row of it until they differ:
+what two of them do alike is drawn, encoded and kept once. Those whose session is over leave. What replay needs is kept:
+the ids of the traces with their log-probabilities, and the states of the stochastic steps. The history holds uint8
+pictures, re-encoded, exactly as replay will see them. `walk` is the loop, `rollout` runs it on built sessions,
 `model.pipeline` on a user's picture.
 """
 
@@ -152,8 +153,8 @@ def walk(
     """Run every script `group_size` times, all at once; trajectories of one script lie in a row.
 
     Random numbers depend on the sampler's seed and step, the script's name, the member's number in its group and the
-    turn, never on the batch: a session that runs alone gives what it gives in company. `go_on` may let members of a
-    group go on from one another.
+    turn, never on the batch: a session that runs alone gives what it gives in company. Members that did the same in a
+    turn, from the same history, hold the same `TurnSample`. `go_on` may let members of a group go on from one another.
     """
     bundle = sampler.bundle
     members = [(i, member) for i in range(len(scripts)) for member in range(group_size)]
@@ -161,31 +162,35 @@ def walk(
     images = np.stack([script.images[0] for script in scripts])
     context = Context(bundle.model, bundle.special, len(scripts), guided=sampler.guidance.uses_image)
     pictures = _open_turn(bundle, context, images, scripts, 0)
-    listed = [i for i, _ in members]
-    context, pictures = context.repeat_interleave(group_size), pictures.select(listed)
-    rows, turn = list(range(len(listed))), 0
+    playing, stands, turn = list(range(len(members))), [i for i, _ in members], 0  # row of the context of who plays
     while True:
-        names = [(scripts[listed[row]].name, trajectories[row].member) for row in rows]
-        given = [scripts[listed[row]].traces[turn] for row in rows if scripts[listed[row]].traces]
-        samples, images = sampler.turn(context, names, turn, pictures.latent_grids[0], given)
-        for i, row in enumerate(rows):
-            trajectories[row].turns.append(samples[i])
-            trajectories[row].images.append(images[i])
-            trajectories[row].history.append(pictures.select([i]))
+        acting = [trajectories[index] for index in playing]
+        names = [(scripts[one.session].name, one.member) for one in acting]
+        given = [scripts[one.session].traces[turn] for one in acting if scripts[one.session].traces]
+        context, made, samples, images = sampler.turn(context, stands, names, turn, pictures.latent_grids[0], given)
+        histories = [pictures.select([row]) for row in range(len(pictures))]
+        for one, before, after in zip(acting, stands, made, strict=True):
+            one.turns.append(samples[after])
+            one.images.append(images[after])
+            one.history.append(histories[before])
         turn += 1
-        staying = [i for i, row in enumerate(rows) if len(scripts[listed[row]].instructions) > turn]
+        staying = [k for k, one in enumerate(acting) if len(scripts[one.session].instructions) > turn]
         if not staying:
             return trajectories
-        played = [trajectories[rows[i]] for i in staying]
+        played = [acting[k] for k in staying]
         chosen = go_on(played) if go_on is not None else range(len(played))
-        taken = [staying[k] for k in chosen]
-        if taken != list(range(len(rows))):
-            context, rows, images = context.select(taken), [rows[i] for i in staying], images[taken]
-        for row, one, k in zip(rows, played, chosen, strict=True):
-            trajectories[row] = one.stays() if one is played[k] else one.went_on_from(played[k])
-        if true_history:
-            images = np.stack([scripts[listed[row]].images[turn] for row in rows])
-        pictures = _open_turn(bundle, context, images, [scripts[listed[row]] for row in rows], turn)
+        rows = [made[staying[k]] for k in chosen]
+        if true_history:  # one true picture after one history: whatever the members made, a row serves them all
+            first = {one.session: row for one, row in reversed(list(zip(played, rows, strict=True)))}
+            rows = [first[one.session] for one in played]
+        kept = list(dict.fromkeys(rows))
+        playing, stands = [playing[k] for k in staying], [kept.index(row) for row in rows]
+        for index, one, k in zip(playing, played, chosen, strict=True):
+            trajectories[index] = one.stays() if one is played[k] else one.went_on_from(played[k])
+        listed = [scripts[played[stands.index(row)].session] for row in range(len(kept))]
+        context = context.select(kept) if kept != list(range(context.rows)) else context
+        images = np.stack([script.images[turn] for script in listed]) if true_history else images[kept]
+        pictures = _open_turn(bundle, context, images, listed, turn)
 
 
 def _open_turn(bundle: Bundle, context: Context, images: Pixels, scripts: Sequence[Script], turn: int) -> Pictures:
@@ -226,14 +231,40 @@ class Sampler:
         self.grid = samplers.schedule(config.points, config.shift).to(bundle.model.device)
 
     def turn(
-        self, context: Context, members: Members, turn: int, grid: Grid, given: Sequence[str] = ()
-    ) -> tuple[list[TurnSample], Pixels]:
-        """Write the traces (the `given` ones, if any) into the context as branches, then sample the pictures
-        (B, H, W, 3)."""
+        self,
+        context: Context,
+        stands: Sequence[int],
+        members: Members,
+        turn: int,
+        grid: Grid,
+        given: Sequence[str] = (),
+    ) -> tuple[Context, list[int], list[TurnSample], Pixels]:
+        """Write the traces (the `given` ones, if any) as branches, then sample the pictures.
+
+        Args:
+            stands: row of the context in which each member stands.
+
+        Returns:
+            The context with a row for everything that was done, the row of what each member did, and per row the sample
+            and its picture (R, H, W, 3).
+        """
+        if list(stands) != list(range(context.rows)):
+            context = context.select(stands)
         texts = self._write(context, given) if given else self._traces(context, members, turn)
-        latents, windows = self._pictures(context, members, turn, grid)
+        alike = self.shared_noise and self.exploration is None
+        deeds = [
+            (row, *trace, cut, None if alike else member)
+            for row, (trace, _, _, cut), (_, member) in zip(stands, texts, members, strict=True)
+        ]
+        rows = {deed: row for row, deed in enumerate(dict.fromkeys(deeds))}
+        firsts = [deeds.index(deed) for deed in rows]
+        if len(firsts) < len(members):
+            context = context.select(firsts)
+        latents, windows = self._pictures(context, [members[k] for k in firsts], turn, grid)
         images = self.bundle.decode(latents, grid)
-        return [TurnSample(*parts) for parts in zip(*zip(*texts, strict=True), latents, windows, strict=True)], images
+        parts = zip([texts[k] for k in firsts], latents, windows, strict=True)
+        samples = [TurnSample(*text, latent, window) for text, latent, window in parts]
+        return context, [rows[deed] for deed in deeds], samples, images
 
     def _write(self, context: Context, texts: Sequence[str]) -> list[tuple[list[int], str, Tensor, bool]]:
         ids = encode_texts(self.bundle.tokenizer, texts)

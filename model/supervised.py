@@ -86,10 +86,11 @@ def lay_out(
         sessions.append(_segments(bundle, lesson, rows, first_noisy, config))
         shown += [table] if history is None else [table, history]
         first = end + (len(history) if history is not None else 0)
-        first_noisy += len(lesson.instructions) * config.noise_draws
+        first_noisy += lesson.drawn * config.noise_draws
     pictures = Pictures.concatenate(shown)
     batch = pack(sessions, pictures, bundle.special).to(bundle.model.device)
-    drawn = [_draw(table, config, random) for table, random in zip(tables, randoms, strict=True)]
+    told = zip(lessons, tables, randoms, strict=True)
+    drawn = [_draw(table, lesson.drawn, config, random) for lesson, table, random in told]
     clean, noise, times, weights = (torch.cat(parts) for parts in zip(*drawn, strict=True))
     return GroundTruth(batch, pictures, clean, noise, torch.lerp(clean, noise, times[:, None]), times, weights)
 
@@ -97,26 +98,30 @@ def lay_out(
 def _segments(
     bundle: Bundle, lesson: Lesson, pictures: Sequence[int], first_noisy: int, config: SupervisedConfig
 ) -> list[Segment]:
-    """A session whose picture k is row `pictures[k]`, every turn with its `noise_draws` noisy pictures."""
+    """A session whose picture k is row `pictures[k]`, every drawn turn with its `noise_draws` noisy pictures."""
     draws = config.noise_draws
-    noisy = [range(first_noisy + k * draws, first_noisy + (k + 1) * draws) for k in range(len(lesson.instructions))]
+    noisy = [range(first_noisy + k * draws, first_noisy + (k + 1) * draws) for k in range(lesson.drawn)]
+    noisy += [range(0)] * lesson.asks
     intents = encode_texts(bundle.tokenizer, list(lesson.intents)) if config.write_trace else None
     return session_segments(encode_texts(bundle.tokenizer, list(lesson.instructions)), pictures, noisy, intents)
 
 
-def _draw(table: Pictures, config: SupervisedConfig, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`clean`, `noise`, `timesteps` and `weights` of one session, in the order of its noisy pictures."""
+def _draw(
+    table: Pictures, turns: int, config: SupervisedConfig, random: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`clean`, `noise`, `timesteps` and `weights` of a session's first `turns` turns, in the order of its noisy
+    pictures."""
 
     def of_targets(values: Tensor) -> Tensor:
         """(turns * draws * tokens, ...) of what each token of the table has."""
         of_pictures = values.view(len(table), -1, *values.shape[1:])
-        return of_pictures[1:].repeat_interleave(config.noise_draws, 0).flatten(0, 1)
+        return of_pictures[1 : turns + 1].repeat_interleave(config.noise_draws, 0).flatten(0, 1)
 
     clean, device = of_targets(table.latents), table.latents.device
     weights = of_targets(1.0 + config.edited_weight * edited(table))
-    times = draw_timesteps((len(table) - 1) * config.noise_draws, config.timestep_shift, random)
+    times = draw_timesteps(turns * config.noise_draws, config.timestep_shift, random)
     noise = torch.randn(clean.shape, generator=random)
-    per_token = times.repeat_interleave(len(clean) // len(times))
+    per_token = times.repeat_interleave(len(clean) // max(1, len(times)))
     return clean, noise.to(device), per_token.to(device), weights
 
 

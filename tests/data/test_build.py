@@ -1,5 +1,6 @@
 import hashlib
 import json
+import random
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,14 @@ import pytest
 
 from data.build import BenchmarkConfig, SessionsConfig, build, main
 from data.errors import UserError
-from data.lessons import description, locations
+from data.lessons import description, locations, pointing
 from data.loader import SessionFolder, decode, render_lessons, render_scenes, render_single_turns
+from data.naming import fits
 from data.readback import read
+from data.sampling import random_scene
 from data.scenes import TINY
 from data.schema import EditType
+from data.synthesis import DRILL
 
 CONFIG = SessionsConfig(train=70, validation=5)
 
@@ -97,8 +101,8 @@ def test_benchmark_defaults():
 
 
 def test_single_turns_cover_all_types():
-    examples = render_single_turns(TINY, 18, seed=4)
-    assert [one.session.turns[0].task_type for one in examples] == [*EditType, *EditType]
+    examples = render_single_turns(TINY, 2 * len(DRILL), seed=4)
+    assert [one.session.turns[0].task_type for one in examples] == [*DRILL, *DRILL] and {*DRILL} == {*EditType}
     assert all(len(one.images) == 2 and (one.images[0] != one.images[1]).any() for one in examples)
     again = render_single_turns(TINY, 3, seed=4)
     assert [one.session for one in again] == [one.session for one in examples[:3]]
@@ -143,23 +147,43 @@ def test_shortest_and_longest_sessions(turns, tmp_path):
 
 
 def test_lessons_end_with_whole_scenes_in_words():
-    lessons = render_lessons(TINY, 12, seed=4, described=0.5)
-    assert len(lessons) == 12
-    seen, located, drawn = lessons[6:9]
-    assert (seen.images[0] == seen.images[1]).all()
+    lessons = render_lessons(TINY, 16, seed=4, described=0.5)
+    assert len(lessons) == 16
+    seen, _, located, _, drawn, *_ = lessons[8:]
     for lesson, picture in ((seen, 0), (drawn, 1)):
         (scene,) = read(lesson.images[picture : picture + 1], TINY)
         assert lesson.intents == (description(scene),)
-    assert drawn.instructions[0].endswith(drawn.intents[0])
+    assert drawn.instructions[0].endswith(drawn.intents[0]) and not drawn.asks and seen.asks and located.asks
     (scene,) = read(located.images[:1], TINY)
     places = re.findall(r" at (\w+ \w+)", located.intents[0])
     assert sorted(places) == sorted(TINY.places[cell] for cell in scene.occupied())
+    assert all((lesson.images[0] == lesson.images[1]).all() for lesson in lessons[8:] if lesson.asks)
 
 
-def test_chained_lessons_end_by_saying_where_everything_has_got_to():
-    lessons = render_lessons(TINY, 4, seed=4, chained=0.5)
-    assert [len(lesson.instructions) for lesson in lessons[:2]] == [1, 1]
-    for lesson in lessons[2:]:
+def test_pointing_names_each_object_apart_from_all_others():
+    for index in range(30):
+        rng = random.Random(index)
+        scene = random_scene(rng, TINY, (1, 8))
+        asked, answer = pointing(scene, TINY, rng)
+        phrases = re.split(" and ", asked.split("position of ")[1])
+        answers = re.findall(r"(\w+) at (\w+ \w+(?: and \w+ \w+)*)", answer)
+        assert len(phrases) == len(answers)
+        for phrase, (kind, places) in zip(phrases, answers, strict=True):
+            if phrase == "nothing":
+                assert kind == phrase and places.split(" and ") == [TINY.places[cell] for cell in scene.free()[:4]]
+                continue
+            wanted = phrase.removeprefix("the ")
+            assert kind in wanted.split()
+            assert [TINY.places[c] for c, thing in enumerate(scene.cells) if fits(thing, wanted)] == [places]
+
+
+def test_chained_lessons_end_by_saying_where_things_have_got_to():
+    lessons = render_lessons(TINY, 24, seed=4, chained=0.5)
+    assert [len(lesson.instructions) for lesson in lessons[:12]] == [1] * 12
+    told = 0
+    for lesson in lessons[12:]:
         assert len(lesson.images) == len(lesson.instructions) + 1 in (4, 5)
         (scene,) = read(lesson.images[-1:], TINY)
-        assert lesson.intents[-1] == locations(scene, TINY) and (lesson.images[-1] == lesson.images[-2]).all()
+        assert (lesson.images[-1] == lesson.images[-2]).all() and lesson.drawn == len(lesson.instructions) - 1
+        told += lesson.intents[-1] == locations(scene, TINY)
+    assert 0 < told < 12, "some ask for everything, some for what they name"

@@ -51,6 +51,13 @@ def test_turn_advantages_ignore_turns_that_do_not_teach():
     assert torch.allclose(result[0, :, 1], torch.tensor([-1.0, 1.0, 0.0]), atol=2e-3)
 
 
+def test_without_scale_a_small_difference_teaches_little():
+    rewards, learns = torch.tensor([[[1.0, 0.50], [0.0, 0.48]]]), torch.ones(1, 2, 2, dtype=torch.bool)
+    plain = objectives.advantages(rewards, learns, grouping="turn", scale="none")
+    assert torch.allclose(plain, torch.tensor([[[0.5, 0.01], [-0.5, -0.01]]]))
+    assert (objectives.advantages(rewards, learns, grouping="turn")[..., 1].abs() > 0.9).all()
+
+
 def test_session_grouping_makes_easy_turns_positive_as_released():
     rewards = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
     learns = torch.ones(1, 2, 2, dtype=torch.bool)

@@ -9,7 +9,7 @@ from data.errors import UserError
 from model import experience, learning, rl
 from model.bundle import load
 from model.config import Optimisation, RlConfig, SamplingConfig
-from model.experience import Experience, explore, healthy_siblings, summarise
+from model.experience import Experience, best_siblings, explore, healthy_siblings, merge, summarise
 from model.judges import Absence, SessionScores
 from model.rollout import Trajectory
 from tests.model.toys import toy_bundle
@@ -206,7 +206,7 @@ def test_resampling_learns_later_turns_from_healthy_prefixes(parent, sessions, t
     def fails(before, turn, member, k):
         return k == 0 and before == 0 and member == 0
 
-    config = dataclasses.replace(CONFIG, resample=True)
+    config = dataclasses.replace(CONFIG, resample="healthy")
     failing(monkeypatch, fails)
     found: Experience = explore(load(parent), rl.practice(sessions), config, 0)
     long = found.exists.all(-1).all(-1)
@@ -223,6 +223,66 @@ def test_resampling_learns_later_turns_from_healthy_prefixes(parent, sessions, t
     train(parent, sessions, tmp_path / "cut", config)
     for name, value in weights(tmp_path / "whole").items():
         assert torch.equal(value, weights(tmp_path / "cut")[name]), name
+
+
+def test_all_go_on_from_the_best_of_their_group(parent, sessions, monkeypatch):
+    config = dataclasses.replace(CONFIG, resample="best", policies=("text",), kl="none", mask_text=True)
+    found = explore(load(parent), rl.practice(sessions), config, 0)
+    long = found.exists.all(-1).all(-1)
+    after = found.before[long][..., 1:]
+    assert long.any() and (after == after[:, :1]).all(), "one picture for the whole group"
+    assert (found.rewards[long, :, 0].gather(1, after[:, :1, 0])[:, 0] == found.rewards[long, :, 0].amax(1)).all()
+    group = [Trajectory(0, [], turns=[None], member=member) for member in range(3)]
+    judged = [
+        SessionScores(({"IF": 1.0, "CC": consistency, "GA": Absence.NOT_APPLICABLE},), 1.0, (None,))
+        for consistency in (0.5, 0.9, 0.9)
+    ]
+    monkeypatch.setattr(experience, "_scores", lambda examples, trajectories: judged)
+    assert best_siblings([None], (0.3, 0.3, 0.4), group) == [1, 1, 1], "the first of equals"
+
+
+def test_what_members_wrote_alike_is_replayed_once_with_the_sum_of_their_advantages():
+    same, other = object(), object()
+    group = [Trajectory(0, [], turns=turns, member=k) for k, turns in enumerate(([same], [other], [same]))]
+    merged = merge(group, torch.tensor([[[0.5], [-1.0], [0.5]]]))
+    assert merged.tolist() == [[[1.0], [-1.0], [0.0]]]
+
+
+def test_merging_leaves_the_gradient_as_it_is(parent, sessions, monkeypatch):
+    def judged(examples, trajectories):
+        absent = dict.fromkeys(("CC", "GA", "GA_cumulative", "success"), Absence.NOT_APPLICABLE)
+        return [
+            SessionScores(
+                tuple({**absent, "IF": sum(turn.trace) % 5 / 4} for turn in t.turns), 1.0, (None,) * len(t.turns)
+            )
+            for t in trajectories
+        ]
+
+    monkeypatch.setattr(experience, "_scores", judged)
+    config = dataclasses.replace(
+        CONFIG, resample="best", policies=("text",), kl="none", group_size=6,
+        sampling=dataclasses.replace(CONFIG.sampling, temperature=0.3), updates=1,
+    )  # fmt: skip
+
+    def learned():
+        bundle, seen = load(parent), {}
+
+        class Work:
+            def update(self, losses):
+                for loss in losses:
+                    loss.backward()
+                return {}
+
+        found = explore(bundle, rl.practice(sessions), config, 0)
+        seen["excerpts"] = len(learning.excerpts(found, config))
+        learning.improve(bundle, None, Work(), found, config, 0)
+        return seen["excerpts"], torch.cat([p.grad.flatten() for p in bundle.model.parameters() if p.grad is not None])
+
+    fewer, merged = learned()
+    monkeypatch.setattr(experience, "merge", lambda trajectories, advantages: advantages)
+    more, apart = learned()
+    assert fewer < more and apart.abs().max() > 0
+    assert (merged - apart).abs().max() < 1e-5 * apart.abs().max() + 1e-7
 
 
 def test_only_turns_that_teach_are_replayed(parent, sessions):

@@ -67,14 +67,33 @@ def test_a_group_shares_its_first_noise_and_nothing_else(bundle, examples):
 
 @pytest.mark.parametrize("exploration", [None, Exploration("flow", 0.7, 1, 2)], ids=["deterministic", "explores"])
 @pytest.mark.parametrize("changes", [{"temperature": 0.0}, {}], ids=["greedy", "sampled"])
-def test_a_session_runs_alone_as_in_company(bundle, examples, exploration, changes):
+@pytest.mark.parametrize("shared", [False, True], ids=["own-noise", "shared-noise"])
+def test_a_session_runs_alone_as_in_company(bundle, examples, exploration, changes, shared):
     sampling = dataclasses.replace(SAMPLING, **changes)
-    together = sample(bundle, examples, sampling, exploration, group_size=2, shared_noise=False)
+    together = sample(bundle, examples, sampling, exploration, group_size=2, shared_noise=shared)
     for i, example in enumerate(examples):
-        alone = sample(bundle, [example], sampling, exploration, group_size=2, shared_noise=False)
+        alone = sample(bundle, [example], sampling, exploration, group_size=2, shared_noise=shared)
         for member, other in zip(alone, together[2 * i : 2 * i + 2], strict=True):
             assert [t.trace for t in member.turns] == [t.trace for t in other.turns]
             assert np.abs(np.stack(member.images).astype(int) - np.stack(other.images)).max() <= 1
+
+
+def test_what_members_do_alike_is_done_once(bundle, examples, monkeypatch):
+    drawn = []
+    decode = type(bundle).decode
+    monkeypatch.setattr(type(bundle), "decode", lambda self, x, grid: (drawn.append(len(x)), decode(self, x, grid))[1])
+    greedy = dataclasses.replace(SAMPLING, temperature=0.0)
+    group = sample(bundle, examples[:1], greedy, None, group_size=3)
+    assert drawn == [1, 1, 1] and all(a is b for a, b in zip(group[0].turns, group[2].turns, strict=True))
+    drawn.clear()
+    sampled = sample(bundle, examples[:1], exploration=None, group_size=6)
+    for turn, count in enumerate(drawn):
+        deeds = {tuple(tuple(t.trace) for t in member.turns[: turn + 1]) for member in sampled}
+        assert len(deeds) == count == len({id(member.turns[turn]) for member in sampled})
+    assert 1 < drawn[0] <= drawn[1], "members differ, or this shows nothing"
+    drawn.clear()
+    sample(bundle, examples[:1], greedy, None, group_size=3, shared_noise=False)
+    assert drawn == [3, 3, 3], "noise of their own sets members apart"
 
 
 def test_known_intents_are_written_in_place_of_sampled_traces(bundle, examples):
