@@ -107,6 +107,16 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
+class AnchorConfig:
+    """Ground-truth sessions that RL goes on learning beside its reward, against forgetting."""
+
+    sessions: int = 0  # of every update; 0: none (released: none)
+    weight: float = 1.0
+    trace_weight: float = 1.0  # cross-entropy against flow matching, as in SFT
+    noise_draws: int = 2
+
+
+@dataclass(frozen=True)
 class RlConfig:
     """Multi-turn RL on traces and pictures. Comments name the choice of the released code where it differs."""
 
@@ -141,6 +151,7 @@ class RlConfig:
     kl_weight: float = 1e-3
     text_weight: float = 1.0
     image_weight: float = 1.0
+    anchor: AnchorConfig = field(default_factory=AnchorConfig)
     rewards: tuple[float, float, float] = (0.3, 0.3, 0.4)  # IF, CC, GA
     minimum_spread: float = 1e-3  # groups whose rewards spread less teach nothing
     generation_learning_rate: float | None = None  # of the generation expert; None: as the other's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from model.config import RlConfig
 from model.experience import Experience
 from model.modeling import EditModel
 from model.replay import Excerpt, Replay, Stored, Transitions, explored, renoised, replay, store, transition
+from model.taught import Anchor
 from model.trainer import Trainer
 
 ON_POLICY_TOLERANCE = 1e-4  # of the ratio before the first update
@@ -99,7 +101,13 @@ def _lay_out(bundle: Bundle, experience: Experience, chosen: Sequence[Excerpt], 
 
 
 def improve(
-    bundle: Bundle, reference: EditModel | None, trainer: Trainer, experience: Experience, config: RlConfig, step: int
+    bundle: Bundle,
+    reference: EditModel | None,
+    trainer: Trainer,
+    experience: Experience,
+    config: RlConfig,
+    step: int,
+    anchor: Anchor | None = None,
 ) -> Metrics:
     """The iteration's optimiser steps; the numbers are those of the last one, ratios before the first are checked."""
     chunks: list[Chunk] = []
@@ -108,7 +116,9 @@ def improve(
     for update in range(config.updates):
         watched: list[Metrics] = []
         source = prepare(bundle, reference, experience, listed, config, step) if update == 0 else iter(chunks)
-        metrics = trainer.update(_losses(bundle.model, source, chunks, watched, experience, config, update == 0))
+        losses = _losses(bundle.model, source, chunks, watched, experience, config, update == 0)
+        held = anchor.losses(step, update, watched) if anchor else ()
+        metrics = trainer.update(itertools.chain(losses, held))
         names = dict.fromkeys(name for found in watched for name in found)
         metrics |= {name: float(np.mean([found[name] for found in watched if name in found])) for name in names}
     return metrics

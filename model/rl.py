@@ -18,6 +18,7 @@ from model.config import RlConfig
 from model.experience import explore, summarise
 from model.learning import improve, pays_kl
 from model.modeling import EditModel
+from model.taught import Anchor
 from model.trainer import Report, Trainer
 from model.watch import Watch, draw_samples
 
@@ -45,6 +46,7 @@ def train_rl(config: RlConfig, parent: Path, sessions_folder: Path, folder: Path
     sessions = practice(sessions_folder)
     work = folder.with_name(f"{folder.name}.work")
     trainer = Trainer(bundle.model, config.optimisation, work, generation_rates(bundle.model, config))
+    anchor = Anchor(bundle, config, sessions_folder) if config.anchor.sessions else None
     watch = Watch(bundle, sessions_folder, config, trainer.notes)
     bundle.model.eval()
     for step in trainer.steps():
@@ -54,7 +56,7 @@ def train_rl(config: RlConfig, parent: Path, sessions_folder: Path, folder: Path
         metrics |= watch.look(step, metrics["reward"])
         if config.samples_every and step % config.samples_every == 0 and distributed.rank() == 0:
             draw_samples(experience, samples_folder(folder) / f"iteration-{step:05d}.png")
-        metrics |= distributed.average(improve(bundle, reference, trainer, experience, learning, step))
+        metrics |= distributed.average(improve(bundle, reference, trainer, experience, learning, step, anchor))
         named = {f"rl/{key}": value for key, value in metrics.items()}
         report(step, {**named, "progress": (step + 1) / config.optimisation.steps})
         if config.stop_on_alert and metrics.get("alert"):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 from data.errors import UserError
-from data.loader import Example, Lesson, SessionFolder
+from data.loader import Example, SessionFolder
 from model import distributed
 from model.bundle import load
 from model.config import SupervisedConfig
 from model.corruption import Corruption
-from model.packing import Pictures
-from model.supervised import encode_lessons, train_supervised
-from model.trainer import Report, Trainer, numpy_generator
+from model.supervised import train_supervised
+from model.taught import TaughtSessions
+from model.trainer import Report, Trainer
 from model.validation import Validation
 
 
@@ -29,25 +27,11 @@ def train_sft(config: SupervisedConfig, parent: Path, sessions_folder: Path, fol
     if folder.exists():
         return folder
     bundle = load(parent, device=distributed.device())
-    sessions = SessionFolder(sessions_folder, "train")
-
-    @lru_cache(maxsize=4096)
-    def encoded(index: int) -> tuple[Lesson, Pictures]:
-        lesson = Lesson.of(sessions[index])
-        return lesson, encode_lessons(bundle, [lesson])[0]
-
-    def batches(step: int) -> tuple[Sequence[Lesson], Sequence[Pictures]]:
-        random = numpy_generator(config.optimisation.seed, step, "sft batch")
-        chosen = random.choice(len(sessions), size=min(config.optimisation.batch_size, len(sessions)), replace=False)
-        mine = distributed.shard(chosen.tolist(), "sft.optimisation.batch_size")
-        lessons, tables = zip(*(encoded(index) for index in mine), strict=True)
-        return lessons, tables
-
+    size, seed = config.optimisation.batch_size, config.optimisation.seed
+    batches = TaughtSessions(bundle, sessions_folder, size, seed, "sft.optimisation.batch_size")
     distributed.distribute(bundle.model, bundle.model.blocks)
     work = Trainer(bundle.model, config.optimisation, folder.with_name(f"{folder.name}.work"))
-    corruption = Corruption(
-        bundle, config, batches, lambda random: encoded(int(random.integers(len(sessions))))[0], work.folder
-    )
+    corruption = Corruption(bundle, config, batches, batches.any, work.folder)
     validation = Validation(bundle, config, held_out_sessions(config, sessions_folder), work)
     train_supervised(bundle, config, batches, work, report, "sft", corruption, validation)
     return bundle.publish(work.folder, folder)

@@ -8,7 +8,7 @@ from data.build import SessionsConfig, build
 from data.errors import UserError
 from model import experience, learning, rl
 from model.bundle import load
-from model.config import Optimisation, RlConfig, SamplingConfig
+from model.config import AnchorConfig, Optimisation, RlConfig, SamplingConfig
 from model.experience import Experience, best_siblings, explore, healthy_siblings, merge, summarise
 from model.judges import Absence, SessionScores
 from model.rollout import Trajectory
@@ -65,6 +65,19 @@ def test_it_learns_reports_and_resumes_to_the_same_bits(parent, sessions, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         train(parent, sessions, tmp_path / "cut", stop_after=1)
     assert len(train(parent, sessions, tmp_path / "cut")) == 2, "it goes on, it does not start again"
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(tmp_path / "cut")[name]), name
+
+
+def test_an_anchor_learns_ground_truth_beside_the_reward_and_resumes_to_the_same_bits(parent, sessions, tmp_path):
+    config = dataclasses.replace(CONFIG, anchor=AnchorConfig(sessions=2, noise_draws=1))
+    seen = train(parent, sessions, tmp_path / "whole", config)
+    assert seen[0]["rl/anchor_flow_loss"] > 0 < seen[0]["rl/anchor_trace_loss"]
+    train(parent, sessions, tmp_path / "free")
+    assert any(not torch.equal(v, weights(tmp_path / "free")[k]) for k, v in weights(tmp_path / "whole").items())
+    with pytest.raises(KeyboardInterrupt):
+        train(parent, sessions, tmp_path / "cut", config, stop_after=1)
+    train(parent, sessions, tmp_path / "cut", config)
     for name, value in weights(tmp_path / "whole").items():
         assert torch.equal(value, weights(tmp_path / "cut")[name]), name
 

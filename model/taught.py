@@ -1,0 +1,75 @@
+"""Ground-truth sessions, encoded once and drawn step by step: what SFT learns from, and what RL may hold on to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from data.loader import Lesson, SessionFolder
+from model import distributed
+from model.bundle import Bundle
+from model.config import RlConfig, SupervisedConfig
+from model.packing import Pictures
+from model.supervised import encode_lessons, lay_out, noise_of, supervised_loss
+from model.trainer import numpy_generator
+
+
+class TaughtSessions:
+    """The sessions of a folder's split `train`; calling it with a step gives this rank's share of the step's batch.
+
+    Args:
+        size: sessions of a step, over all ranks.
+        name: what asks for them, in the draw and where the ranks cannot share them.
+    """
+
+    def __init__(self, bundle: Bundle, folder: Path, size: int, seed: int, name: str) -> None:
+        self.sessions = SessionFolder(folder, "train")
+        self.size, self.seed, self.name = min(size, len(self.sessions)), seed, name
+
+        @lru_cache(maxsize=4096)
+        def encoded(index: int) -> tuple[Lesson, Pictures]:
+            lesson = Lesson.of(self.sessions[index])
+            return lesson, encode_lessons(bundle, [lesson])[0]
+
+        self.encoded = encoded
+
+    def __call__(self, step: int) -> tuple[Sequence[Lesson], Sequence[Pictures]]:
+        random = numpy_generator(self.seed, step, f"{self.name} batch")
+        chosen = random.choice(len(self.sessions), size=self.size, replace=False)
+        mine = distributed.shard(chosen.tolist(), self.name)
+        lessons, tables = zip(*(self.encoded(index) for index in mine), strict=True)
+        return lessons, tables
+
+    def any(self, random: np.random.Generator) -> Lesson:
+        """One of all sessions."""
+        return self.encoded(int(random.integers(len(self.sessions))))[0]
+
+
+class Anchor:
+    """Ground truth beside the reward (PPO-ptx, arXiv 2203.02155): every RL update learns some SFT sessions too, so that
+    what the reward does not speak of is not forgotten."""
+
+    def __init__(self, bundle: Bundle, config: RlConfig, folder: Path) -> None:
+        anchor, self.bundle = config.anchor, bundle
+        self.config = SupervisedConfig(
+            noise_draws=anchor.noise_draws,
+            trace_weight=anchor.trace_weight,
+            write_trace=config.sampling.write_trace,
+            optimisation=config.optimisation,
+        )
+        self.weight, self.updates = anchor.weight, config.updates
+        seed = config.optimisation.seed
+        self.batches = TaughtSessions(bundle, folder, anchor.sessions, seed, "rl.anchor.sessions")
+
+    def losses(self, iteration: int, update: int, watched: list[dict[str, float]]) -> Iterator[Tensor]:
+        """The one loss of an update; what to watch goes to `watched`."""
+        step = iteration * self.updates + update
+        lessons, tables = self.batches(step)
+        truth = lay_out(self.bundle, lessons, tables, self.config, noise_of(self.config, step, len(lessons)))
+        loss, metrics = supervised_loss(self.bundle, truth, self.config.trace_weight)
+        watched.append({f"anchor_{name}": distributed.total(value) for name, value in metrics.items()})
+        yield self.weight * loss
