@@ -86,7 +86,7 @@ def lineage(
     debug: Debug = False,
 ) -> None:
     """Draw where a version comes from: decision, scores, models, code, data."""
-    from tasks.atomic import write_atomically
+    from model.atomic import write_atomically
     from tasks.pedigree import pedigree, tree
     from tasks.picture import draw
 
@@ -228,8 +228,8 @@ def approve(
     debug: Debug = False,
 ) -> None:
     """Sign your approval of a decision, or an override of a refusal, with your own key."""
+    from model.atomic import write_atomically
     from tasks.approval import sign_approval
-    from tasks.atomic import write_atomically
     from tasks.signing import load_identity
 
     books, _ = open_named("edit-r2", debug)
