@@ -1,10 +1,10 @@
 """What the orchestration costs: `python -m benchmarks.orchestration --profile smoke`.
 
 A whole `edit-r2 run` in an empty installation (tracking, lineage, gates and promotion included) against a process that
-calls the trainers and the evaluation one after the other on the same data, and nothing else. Prints wall and CPU seconds
-of both, what the first has on top, and the wall seconds of the run's stages. Building the data is not counted. On a
-machine with other work only the CPU seconds mean something. What comes on top hardly grows with the training: its share
-on a long profile is these seconds over those that its trainers take.
+calls the trainers and the evaluation one after the other on the same data, and nothing else. Prints wall and CPU
+seconds of both, what the first has on top, and the wall seconds of the run's stages. Building the data is not counted.
+On a machine with other work only the CPU seconds mean something. What comes on top hardly grows with the training: its
+share on a long profile is these seconds over those that its trainers take.
 """
 
 from __future__ import annotations
