@@ -46,6 +46,7 @@ def _cpu_of_children() -> float:
 def bare(profile: str, folder: Path) -> None:
     """The learning alone, as somebody would script it."""
     from data.scenes import world_named
+    from model import runtime
     from model.evaluation import evaluate
     from model.pretrain import train_base
     from model.pretrain_vae import train_vae
@@ -57,6 +58,7 @@ def bare(profile: str, folder: Path) -> None:
     def silent(_step: int, _metrics: dict[str, float]) -> None:
         pass
 
+    runtime.prepare()
     chosen, data = parameters.load(profile), settings().root / "data"
     sessions, benchmark = (data / name / profile for name in ("sessions", "benchmark"))
     if chosen.model.checkpoint:

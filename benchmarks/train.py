@@ -26,6 +26,7 @@ from data.build import SessionsConfig, build
 from data.loader import Lesson, SessionFolder
 from data.phrases import vocabulary
 from data.scenes import world_named
+from model import runtime
 from model.bundle import Bundle
 from model.config import ModelConfig, Optimisation, RlConfig, SamplingConfig, SupervisedConfig
 from model.experience import Experience, explore
@@ -166,6 +167,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="one object per row")
     options = parser.parse_args()
+    runtime.prepare()
     torch.set_num_threads(1)
     if not options.json:
         print(line(HEADS.values()))
