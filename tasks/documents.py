@@ -152,7 +152,7 @@ class BucketShelf:
 
     def get(self, digest: str) -> bytes:
         """See `Shelf`."""
-        from tasks.storage import NotStored
+        from tasks.storage_errors import NotStored
 
         try:
             return self.storage.get(f"documents/{digest}")
