@@ -13,7 +13,7 @@ from model.config import Optimisation
 from model.rl import train_rl
 from model.sft import train_sft
 from tests.model.ranks import FORKS
-from tests.model.toys import TOY_RL, TOY_SFT, toy_bundle, toy_sessions
+from tests.model.toys import TOY_RL, TOY_SFT, toy_sessions
 
 KILLS = 20
 SFT = dataclasses.replace(
@@ -28,11 +28,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 @pytest.fixture(scope="module")
 def sessions(tmp_path_factory):
     return toy_sessions(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory):
-    return toy_bundle().save(tmp_path_factory.mktemp("parent") / "model")
 
 
 def work(train, config, parent, sessions, folder):

@@ -16,7 +16,7 @@ from model.config import Optimisation
 from model.rl import train_rl
 from model.sft import train_sft
 from tasks import launch
-from tests.model.toys import TOY_RL, TOY_SFT, toy_bundle, toy_sessions
+from tests.model.toys import TOY_RL, TOY_SFT, toy_sessions
 
 QUICK = Optimisation(batch_size=3, learning_rate=3e-5, warmup=0, ema_decay=0.0)
 SFT = dataclasses.replace(TOY_SFT, optimisation=dataclasses.replace(QUICK, steps=4, checkpoint_every=2))
@@ -58,11 +58,6 @@ def test_an_error_of_a_process_comes_home_and_a_dead_one_is_named(tmp_path):
 @pytest.fixture(scope="module")
 def sessions(tmp_path_factory):
     return toy_sessions(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory):
-    return toy_bundle().save(tmp_path_factory.mktemp("parent") / "model")
 
 
 def close(one, other):
