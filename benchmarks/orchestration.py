@@ -3,8 +3,8 @@
 A whole `edit-r2 run` in an empty installation (tracking, lineage, gates and promotion included) against a process that
 calls the trainers and the evaluation one after the other on the same data, and nothing else. Prints wall and CPU
 seconds of both, what the first has on top, and the wall seconds of the run's stages. Building the data is not counted.
-On a machine with other work only the CPU seconds mean something. What comes on top hardly grows with the training: its
-share on a long profile is these seconds over those that its trainers take.
+On a machine with other work only the CPU seconds mean something. Most of what comes on top is there once per run: its
+share on a long profile is about these seconds over those that its trainers take.
 """
 
 from __future__ import annotations
