@@ -1,19 +1,19 @@
-"""Cost of a training step: `python -m benchmarks.train` (one thread, random weights, real sessions).
+"""Cost of a training step: `python -m benchmarks.train` (one thread, random weights, real sessions; five minutes).
 
-SFT and the RL update: tokens per second and the share of the machine's measured matmul peak that their floating-point
-operations reach; the rollout's share of an RL iteration; the time of an iteration and of an SFT step for sessions of 2,
-4 and 8 turns against their tokens; peak memory. CPU seconds; ratios are of one run.
+For sessions of 2, 4 and 8 turns: tokens per second of SFT and of the RL update, and the share of the machine's matmul
+peak that their floating-point operations reach; the seconds of an RL iteration and the rollout's share of them; the
+time per token against that of the first row, which stays at 1 where time grows with the tokens. Peak memory of all. CPU
+seconds of one thread; the peak is measured anew beside every row, so that ratios hold on a machine with other work.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import json
 import resource
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from data.build import SessionsConfig, build
 from data.loader import Lesson, SessionFolder
 from data.phrases import vocabulary
 from data.scenes import world_named
+from model import runtime
 from model.bundle import Bundle
 from model.config import ModelConfig, Optimisation, RlConfig, SamplingConfig, SupervisedConfig
 from model.experience import Experience, explore
@@ -55,24 +56,17 @@ class Meter:
         self.tokens += arguments[0].scatter.numel()
 
     def measure(self, work: Callable[[], object], rounds: int) -> dict[str, float]:
-        """Seconds, tokens and floating-point operations of one call: the quickest of some."""
+        """Seconds and tokens of one call, the quickest of some, and its `share` of the matmul peak measured around."""
         with FlopCounterMode(display=False) as counter:
             work()
-        self.tokens, times = 0, [clock("cpu")]
+        self.tokens, times, peaks = 0, [], [matmul_peak(torch.float32, "cpu")]
         for _ in range(rounds):
+            started = clock("cpu")
             work()
-            times.append(clock("cpu"))
-        seconds = min(after - before for before, after in itertools.pairwise(times))
-        return {"seconds": seconds, "tokens": self.tokens / rounds, "operations": float(counter.get_total_flops())}
-
-
-def told(measured: dict[str, float], peak: float) -> dict[str, float]:
-    """What a measurement says."""
-    return {
-        "seconds": round(measured["seconds"], 3),
-        "tokens_per_second": round(measured["tokens"] / measured["seconds"]),
-        "share_of_matmul_peak": round(measured["operations"] / measured["seconds"] / peak, 3),
-    }
+            times.append(clock("cpu") - started)
+            peaks.append(matmul_peak(torch.float32, "cpu"))
+        share = counter.get_total_flops() / min(times) / max(peaks)
+        return {"seconds": min(times), "tokens": self.tokens / rounds, "share": share}
 
 
 def model_of(size: str) -> Bundle:
@@ -123,39 +117,67 @@ def _teach(experience: Experience) -> None:
     experience.learns.copy_(experience.exists)
 
 
-def report(size: str, sessions: int, rounds: int, folder: Path) -> dict[str, Any]:
-    """All figures of one size."""
-    bundle, peak = model_of(size), matmul_peak(torch.float32, "cpu")
-    found: dict[str, Any] = {"size": size, "matmul_peak_gflops": round(peak / 1e9, 1), "by_turns": {}}
+def rows_of(size: str, lengths: Sequence[int], sessions: int, rounds: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """The figures of one size: an SFT step, an RL update and an RL iteration for every number of turns."""
+    bundle = model_of(size)
     first: dict[str, float] = {}
-    for turns in (2, 4, 8):
+    for turns in lengths:
         chosen = sessions_of(turns, 2 * sessions, folder)
         supervised = sft(bundle, chosen, 2 * sessions, rounds, folder)
         rolled, update = rl(bundle, chosen, sessions, rounds, folder)
-        iteration = rolled + update["seconds"]
-        now = {"sft": supervised["seconds"] / supervised["tokens"], "rl": iteration / update["tokens"]}
-        first = first or now
-        found["by_turns"][turns] = {
-            "sft": told(supervised, peak),
-            "rl_update": told(update, peak),
-            "rl_iteration_seconds": round(iteration, 3),
-            "rollout_share": round(rolled / iteration, 3),
-            "time_per_token_against_2_turns": {name: round(now[name] / first[name], 2) for name in now},
-        }
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux
-    return {**found, "peak_memory_mib": round(kib / 1024)}
+        iteration = {"seconds": rolled + update["seconds"], "tokens": update["tokens"]}
+        for work, found in (("SFT step", supervised), ("RL update", update), ("RL iteration", iteration)):
+            pace = found["seconds"] / found["tokens"]
+            yield {
+                "size": size,
+                "turns": turns,
+                "work": work,
+                "seconds": round(found["seconds"], 3),
+                "tokens_per_second": round(1 / pace),
+                "share_of_matmul_peak": round(found["share"], 3) if "share" in found else None,
+                "time_per_token_against_first": round(pace / first.setdefault(work, pace), 2),
+                "rollout_share": round(rolled / found["seconds"], 3) if work == "RL iteration" else None,
+            }
+
+
+HEADS = {
+    "size": "size",
+    "turns": "turns",
+    "work": "work",
+    "seconds": "seconds",
+    "tokens_per_second": "tokens/s",
+    "share_of_matmul_peak": "of the peak",
+    "time_per_token_against_first": "time/token to first",
+    "rollout_share": "rollout",
+}
+
+
+def line(values: Iterable[Any]) -> str:
+    """A row of the table; None is an empty cell."""
+    cells = zip(("" if value is None else str(value) for value in values), HEADS.values(), strict=True)
+    return "  ".join(f"{cell:>{max(len(head), 12)}}" for cell, head in cells)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=sorted(SIZES), default="tiny")
+    parser.add_argument("--sizes", nargs="+", choices=sorted(SIZES), default=["tiny", "512"])
+    parser.add_argument("--turns", nargs="+", type=int, default=[2, 4, 8])
     parser.add_argument("--sessions", type=int, default=4, help="groups of an iteration; SFT takes twice as many")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="one object per row")
     options = parser.parse_args()
+    runtime.prepare()
     torch.set_num_threads(1)
+    if not options.json:
+        print(line(HEADS.values()))
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(report(options.size, options.sessions, options.rounds, Path(folder))))
+        for size in options.sizes:
+            for row in rows_of(size, options.turns, options.sessions, options.rounds, Path(folder)):
+                print(json.dumps(row) if options.json else line(row[key] for key in HEADS), flush=True)
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux
+    told = {"peak_memory_mib": round(kib / 1024), "matmul_peak_gflops": round(matmul_peak(torch.float32, "cpu") / 1e9)}
+    print(json.dumps(told) if options.json else "; ".join(f"{key} {value}" for key, value in told.items()))
 
 
 if __name__ == "__main__":

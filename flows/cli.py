@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_data, cli_edit, cli_experiment, cli_provenance, cli_services
+from flows import cli_data, cli_edit, cli_experiment, cli_ledger, cli_provenance, cli_retention, cli_services
 from flows.options import Debug, Json, Profile
 from flows.session import INTERRUPTED, answer, guarded, workspace
 
@@ -34,6 +34,8 @@ app.command()(cli_services.up)
 app.command()(cli_services.down)
 app.command()(cli_services.status)
 cli_provenance.add_to(app)
+cli_ledger.add_to(app)
+app.command()(cli_retention.retention)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli_models import open_named
 from flows.options import Debug, Json
 from flows.session import answer
 
@@ -61,7 +62,6 @@ def _folder(model: str, debug: bool) -> Path:
         prepare(debug)
         return Path(model)
     from data.errors import UserError
-    from flows.cli_provenance import open_named
     from tasks import models
 
     books, number = open_named(model, debug)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli_models import open_named
 from flows.options import Debug, Json
 from flows.session import answer
 
@@ -24,7 +25,6 @@ def retention(
     What a promoted, restored or recalled version was made from always stays, and so does what an alias names. Only
     files go: runs, scores, statements and decisions stay, and each deletion is on record. DVC's data is left alone.
     """
-    from flows.cli_provenance import open_named
     from tasks import retiring
     from tasks.retention import Rule, readable
 

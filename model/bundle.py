@@ -16,13 +16,13 @@ from transformers.utils import logging
 
 from data.errors import UserError
 from model import distributed
+from model.atomic import replace_folder
 from model.images import Pixels
 from model.loading import load_model, load_vae
 from model.modeling import EditModel
 from model.official import is_official
 from model.pictures import Grid, Pictures
 from model.tokenizer import SpecialIds, allowed_words, load_tokenizer, special_ids
-from model.trainer import replace_folder
 from model.vae import decode, encode
 
 
@@ -63,7 +63,7 @@ class Bundle:
         self.vae.register_to_config(_name_or_path="")  # or the folder it was loaded from would travel with the model
         self.vae.save_pretrained(temporary / "vae")
         self.tokenizer.save_pretrained(temporary / "tokenizer")
-        temporary.rename(folder)
+        replace_folder(temporary, folder)
         return folder
 
     def publish(self, work: Path, folder: Path) -> Path:

@@ -18,6 +18,7 @@ from torch import Tensor
 from data.loader import Lesson
 from data.render import Pixels
 from model import distributed
+from model.atomic import replacing
 from model.bundle import Bundle
 from model.config import SupervisedConfig
 from model.packing import Pictures
@@ -137,11 +138,9 @@ class Corruption:
 
     def _store(self, block: int) -> None:
         """Keep the samples, and forget those that no checkpoint can ask for any more."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"samples-{block}.{distributed.rank()}-{distributed.world()}"
-        temporary = self.folder / f"{name}.tmp"
-        save_file(self.samples, temporary)
-        temporary.rename(self.folder / f"{name}.safetensors")
+        name = f"samples-{block}.{distributed.rank()}-{distributed.world()}.safetensors"
+        with replacing(self.folder / name) as temporary:
+            save_file(self.samples, temporary)
         oldest = block - self.config.optimisation.checkpoint_every - self.config.corruption.refresh
         for path in self.folder.glob(f"samples-*.{distributed.rank()}-*.safetensors"):
             if int(path.name.split("-")[1].split(".")[0]) < oldest:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from data.loader import Example, SessionFolder
+from model.atomic import replace_folder
 from model.bundle import Bundle, load
 from model.config import EvaluationConfig
 from model.judges import JUDGE, METRICS, SessionScores
 from model.judges.exact import judge_many
 from model.rollout import Trajectory, rollout
 from model.strips import draw_strip
-from model.trainer import Report, replace_folder
+from model.trainer import Report
 
 Row = dict[str, Any]
 

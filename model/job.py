@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from data.errors import UserError
 from data.parameters import section
 from model import distributed, runtime
+from model.atomic import write_atomically
 from model.config import RlConfig, SupervisedConfig
 from model.rl import train_rl
 from model.sft import train_sft
@@ -87,9 +88,7 @@ def main(arguments: list[str]) -> int:
 
 def _leave(error: UserError, path: Path) -> None:
     told: dict[str, Any] = {"problem": error.problem, "remedy": error.remedy, "exit_code": error.exit_code}
-    temporary = path.with_suffix(f".error.{distributed.rank()}")
-    temporary.write_text(json.dumps(told))
-    temporary.rename(path.with_suffix(".error"))
+    write_atomically(path.with_suffix(".error"), json.dumps(told).encode())
 
 
 if __name__ == "__main__":

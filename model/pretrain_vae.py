@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from data.loader import render_scenes
 from data.scenes import World
+from model.atomic import replace_folder
 from model.config import VaeConfig
-from model.trainer import Report, Trainer, generator, numpy_generator, replace_folder
+from model.trainer import Report, Trainer, generator, numpy_generator
 from model.vae import new_vae
 
 

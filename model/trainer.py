@@ -9,13 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,9 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from model import distributed
+from model.atomic import replace_folder, replacing, standing
 from model.config import Optimisation
+from model.optimizer import adamw, masters_of
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -51,48 +51,6 @@ def numpy_generator(seed: int, step: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng(_digest(seed, step, purpose))
 
 
-def sync_to_disk(folder: Path) -> None:
-    """Flush every file of a folder, and the folder itself, to the disk."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def replace_folder(temporary: Path, final: Path) -> None:
-    """Give a finished folder its name; whatever bore the name before goes away only afterwards."""
-    sync_to_disk(temporary)
-    old = final.with_name(f"{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.rename(old)
-    temporary.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _groups(
-    parameters: Mapping[str, nn.Parameter], weight_decay: float, rates: Mapping[str, float]
-) -> list[dict[str, Any]]:
-    """Parameter groups by weight decay (matrices only) and factor of the learning rate."""
-    if idle := [pattern for pattern in rates if not any(fnmatchcase(name, pattern) for name in parameters)]:
-        raise ValueError(f"No parameter that learns is called {idle[0]}")
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
-    for name, parameter in parameters.items():
-        factor = next((value for pattern, value in rates.items() if fnmatchcase(name, pattern)), 1.0)
-        groups.setdefault((parameter.ndim > 1, factor), []).append(parameter)
-    return [
-        {"params": members, "weight_decay": weight_decay if matrix else 0.0, "factor": factor}
-        for (matrix, factor), members in groups.items()
-    ]
-
-
-def _master(parameter: nn.Parameter) -> nn.Parameter:
-    """A float32 copy of a weight in lower precision, in which small steps would be lost; any other weight itself."""
-    return parameter if parameter.dtype == torch.float32 else nn.Parameter(parameter.detach().float())
-
-
 class Trainer:
     """AdamW, learning-rate schedule, weight average and checkpoints of one module.
 
@@ -109,9 +67,8 @@ class Trainer:
     ) -> None:
         self.module, self.optimisation, self.folder = module, optimisation, folder
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self.masters = {name: _master(p) if optimisation.masters else p for name, p in self.parameters.items()}
-        groups = _groups(self.masters, optimisation.weight_decay, rates or {})
-        self.optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate, betas=(0.9, 0.99), foreach=True)
+        self.masters = masters_of(self.parameters) if optimisation.masters else self.parameters
+        self.optimizer = adamw(self.masters, optimisation, rates or {})
         self.average = {n: p.detach().clone() for n, p in self.masters.items()} if optimisation.ema_decay else {}
         self.step = 0
         self.notes: dict[str, Any] = {}
@@ -193,11 +150,8 @@ class Trainer:
         """Remember the averaged weights of now, or the weights where there is no average, in a file."""
         kept = self._whole(self.average or self.masters)
         if distributed.rank() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = self.folder / "kept.tmp"
-            save_file(kept, temporary)
-            sync_to_disk(self.folder)
-            temporary.rename(self.folder / "kept.safetensors")
+            with replacing(self.folder / "kept.safetensors") as temporary:
+                save_file(kept, temporary)
         distributed.barrier(f"step {self.step} kept")
 
     def use_kept(self) -> None:
@@ -268,11 +222,8 @@ class Trainer:
         }
 
     def _resume(self) -> None:
-        checkpoint = self.folder / "checkpoint"
-        if not checkpoint.exists() and checkpoint.with_name("checkpoint.old").exists():
-            # A kill between the two renames of `replace_folder` leaves the older state whole under this name.
-            checkpoint = checkpoint.with_name("checkpoint.old")
-        if not checkpoint.exists():
+        checkpoint = standing(self.folder / "checkpoint")
+        if checkpoint is None:
             return
         state = json.loads((checkpoint / "state.json").read_text())
         self.step, self.notes = state["step"], state["notes"]

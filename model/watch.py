@@ -13,6 +13,7 @@ from PIL import Image
 
 from data.loader import Example, SessionFolder
 from model import distributed
+from model.atomic import replacing
 from model.bundle import Bundle
 from model.config import EvaluationConfig, RlConfig, SamplingConfig
 from model.evaluation import run_sessions, score_sheet, session_row
@@ -105,7 +106,5 @@ def draw_samples(experience: Experience, path: Path) -> None:
     for row in rows:
         sheet.paste(row, (0, top))
         top += row.height
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    sheet.save(temporary, "PNG", compress_level=4)
-    temporary.rename(path)
+    with replacing(path) as temporary:
+        sheet.save(temporary, "PNG", compress_level=4)

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
-from filelock import FileLock
 
 from data.errors import UserError
+from tasks.locks import file_lock
 from tasks.settings import Settings, settings
 
 Name = Literal["sessions", "benchmark"]
@@ -67,7 +67,7 @@ def build(profile: str, name: Name, push: bool = True, chosen: Settings | None =
     owner = owner_of(profile, name, chosen.root)
     stage = f"{name}@{owner}"
     # DVC refuses a stage that another process runs ("is busy"); waiting for it is what both of them want.
-    with FileLock(chosen.folder("locks") / "dvc-repro.lock"):
+    with file_lock(chosen.folder("locks") / "dvc-repro.lock", chosen.stage_timeout):
         _run(["--wait-for-lock", "repro", stage], f"build {name}/{owner}", chosen)
     dataset = locked(owner, name, chosen)
     if push:

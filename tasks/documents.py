@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from data.errors import UserError
-from tasks.atomic import write_atomically
+from model.atomic import write_atomically
 from tasks.canonical import sha256
 from tasks.locks import file_lock
 
@@ -152,7 +152,7 @@ class BucketShelf:
 
     def get(self, digest: str) -> bytes:
         """See `Shelf`."""
-        from tasks.storage import NotStored
+        from tasks.storage_errors import NotStored
 
         try:
             return self.storage.get(f"documents/{digest}")

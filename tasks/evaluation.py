@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_config.settings import Stage, Tag
+from model.atomic import write_atomically
 from tasks import building, identity, models, progress, tracking
-from tasks.atomic import write_atomically
 from tasks.canonical import sha256
 from tasks.datasets import Dataset
 from tasks.models import ModelRecord

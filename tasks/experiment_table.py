@@ -11,9 +11,9 @@ from typing import Any
 
 from rich.table import Table as Grid
 
+from model.atomic import write_atomically
 from tasks import experiment_page, experiment_plots, report, tracking
 from tasks import experiment_statistics as statistics
-from tasks.atomic import write_atomically
 from tasks.experiment import Experiment
 from tasks.experiment_measured import Measured, Row, measure
 from tasks.experiment_runs import Outcome

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from tasks.atomic import write_atomically
+from model.atomic import replace_folder, write_atomically
 from tasks.audit import AuditReport, audit
 from tasks.bom import ml_bom
 from tasks.canonical import canonical
@@ -102,7 +102,7 @@ def export(view: View, folder: Path, version: int | None = None, weights: bool =
     try:
         _write(view, noting, found, report, temporary, weights)
         _check_leaks(temporary)
-        temporary.rename(folder)
+        replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return audit(exported(folder), version)

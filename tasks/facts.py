@@ -8,20 +8,18 @@ grows by some hundred bytes per picture, not by pictures.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
 
 from data.errors import UserError
 from data.pictures import PictureError, inspect, unsafe_path
 from data.rows import Refusal, parse_row, turn_error
 from data.schema import EditType, Session, Track
 from data.synthesis import SPLITS
+from tasks.sources import Sources
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,30 +65,6 @@ class Facts:
     sessions: pd.DataFrame
     pictures: pd.DataFrame
     shares: pd.DataFrame
-
-
-@dataclass
-class Sources:
-    """Source pictures seen so far, by their pixels and by their look."""
-
-    exact: dict[bytes, tuple[str, str]] = field(default_factory=dict)
-    alike: dict[str, list[tuple[str, str, np.ndarray]]] = field(default_factory=dict)
-
-    def note(self, png: bytes, owner: str, name: str) -> tuple[str | None, str | None]:
-        """Remember a source; say where another `owner` has the same pixels, and where one that looks the same."""
-        import imagehash
-        from PIL import Image
-
-        with Image.open(io.BytesIO(png)) as opened:
-            image = opened.convert("RGB")
-        digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
-        look, thumbnail = str(imagehash.phash(image)), np.asarray(image.resize((16, 16)), np.float32)
-        same = self.exact.setdefault(digest, (owner, name))
-        # The hash alone confuses flat drawings; a thumbnail that differs by less than one grey level does not.
-        near = (other for who, other, pixels in self.alike.get(look, ()) if who != owner and _close(pixels, thumbnail))
-        found = next(near, None)
-        self.alike.setdefault(look, []).append((owner, name, thumbnail))
-        return (same[1] if same[0] != owner else None), found
 
 
 def collect(folder: Path, reference: Path | None = None) -> Facts:
@@ -267,7 +241,3 @@ def _note_reference(folder: Path, split: str, sources: Sources) -> None:
     for facts, png in _pictures(folder, split):
         if facts["path"] in images and facts["not_decodable"] is None:
             sources.note(png, owner, f"{owner}/{split}.jsonl line {images[facts['path']]}")
-
-
-def _close(first: np.ndarray, second: np.ndarray) -> bool:
-    return float(np.abs(first - second).mean()) < 1.0

@@ -107,6 +107,18 @@ def _error(job: Path, log: Path, code: int) -> UserError:
         error = UserError(told["problem"], told["remedy"])
         error.exit_code = told["exit_code"]
         return error
-    root = re.search(r"Root Cause.*?rank\s*: (\d+).*?exitcode\s*: (-?\d+)", log.read_text(errors="replace"), re.DOTALL)
-    died = f"process {root[1]} of the training died (exit code {root[2]})" if root else f"torchrun ended with {code}"
+    found = _died(log.read_text(errors="replace"))
+    died = f"process {found[0]} of the training died (exit code {found[1]})" if found else f"torchrun ended with {code}"
     return UserError(f"{died}, so the others were stopped", f"See {log}; run again to go on from the last checkpoint")
+
+
+def _died(log: str) -> tuple[int, int] | None:
+    """Rank and exit code of the process that ended the job.
+
+    torchrun's root cause is the first by whole seconds, and a process that has lost another one fails within the same:
+    so one that was killed, by anybody but torchrun itself, comes before it.
+    """
+    told = re.findall(r"\brank\s*: (\d+) .*?exitcode\s*: (-?\d+)", log, re.DOTALL)
+    found = [(int(rank), int(code)) for rank, code in reversed(told)]  # the root cause is told last
+    killed = [one for one in found if one[1] < 0 and one[1] != -signal.SIGTERM]
+    return next(iter(killed or found), None)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import mlflow_config
 from data.errors import UserError
-from tasks.atomic import write_atomically
+from model.atomic import write_atomically
 from tasks.canonical import canonical, sha256
 from tasks.comparison import Axis
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from data.errors import UserError
-from tasks.atomic import write_atomically
+from model.atomic import write_atomically
 from tasks.failures import ServiceError
 from tasks.prefect_server import answers
 from tasks.settings import SERVICES, Dispatch, Settings, prepare, settings

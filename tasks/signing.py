@@ -22,7 +22,7 @@ from securesystemslib.exceptions import Error as SignatureLibraryError
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from data.errors import UserError
-from tasks.atomic import replacing, write_atomically
+from model.atomic import replacing, write_atomically
 from tasks.canonical import canonical
 
 IN_TOTO = "application/vnd.in-toto+json"

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -18,21 +18,14 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from data.errors import UserError
-from tasks.atomic import replacing
+from model.atomic import replacing
+from tasks.storage_errors import ABSENT, CONFLICT, NotStored, code_of, told
 
 ENVIRONMENT = {
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
 }
 """What DVC and MLflow need in their environment to talk to the same stores."""
-
-_FORBIDDEN = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "ExpiredToken"}
-_ABSENT = {"404", "NoSuchKey", "NotFound"}
-_CONFLICT = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
-
-
-class NotStored(UserError):
-    """Nothing lies under the key that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ class Storage:
             try:
                 self.client.head_bucket(Bucket=self.bucket)
             except ClientError as error:
-                if _code(error) not in _ABSENT | {"NoSuchBucket"}:
+                if code_of(error) not in ABSENT | {"NoSuchBucket"}:
                     raise
                 self.client.create_bucket(Bucket=self.bucket)
 
@@ -118,7 +111,7 @@ class Storage:
             try:
                 self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=content, IfNoneMatch="*")
             except ClientError as error:
-                if _code(error) not in _CONFLICT:
+                if code_of(error) not in CONFLICT:
                     raise
                 return False
             return True
@@ -164,7 +157,6 @@ class Storage:
 
     def get_file(self, key: str, path: Path) -> None:
         """Download to `path` through a temporary file beside it: a broken transfer leaves nothing."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, self._errors("read", key):
             self.client.download_file(self.bucket, self._key(key), str(temporary))
 
@@ -210,46 +202,8 @@ class Storage:
         where = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         return f"{where}/{key}".rstrip("/")
 
-    @contextmanager
-    def _errors(self, action: str, key: str = "") -> Iterator[None]:
-        """Turn the SDK's many errors into one line each."""
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
-        from botocore.exceptions import ConnectionError as NoConnection
-
-        what, store = f"cannot {action} {self._name(key)}", self.endpoint or "the S3 service"
-        try:
-            yield
-        except NoCredentialsError as error:
-            raise UserError(f"{what}: no credentials", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-        except (NoConnection, HTTPClientError) as error:
-            raise UserError(f"{what}: {store} does not answer", "Check its address and that it runs") from error
-        except ClientError as error:
-            raise _translate(error, what) from error
-        except (Boto3Error, BotoCoreError) as error:
-            raise UserError(f"{what}: {_line(error)}", "Check the storage settings") from error
-        except OSError as error:
-            raise UserError(f"{what}: {error.strerror or error}", "Check the local file and the free space") from error
-
-
-def _translate(error: Any, what: str) -> UserError:
-    """The UserError for an answer of the store that refuses."""
-    code = _code(error)
-    if code == "NoSuchBucket" or (code in _ABSENT and error.operation_name == "HeadBucket"):
-        return UserError(f"{what}: there is no such bucket", "Create the bucket or mend its name in the settings")
-    if code in _ABSENT:
-        return NotStored(f"{what}: it is not there", "Check the name, or store it first")
-    if code in _FORBIDDEN:
-        return UserError(f"{what}: the store refuses these credentials ({code})", "Check AWS_* and the bucket's policy")
-    return UserError(f"{what}: {_line(error)}", "See the store's log")
-
-
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    def _errors(self, action: str, key: str = "") -> AbstractContextManager[None]:
+        return told(f"cannot {action} {self._name(key)}", self.endpoint or "the S3 service")
 
 
 def _inside(key: str) -> PurePosixPath:

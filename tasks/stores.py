@@ -17,7 +17,8 @@ from typing import Protocol
 import yaml
 
 from tasks.canonical import sha256
-from tasks.storage import NotStored, Storage
+from tasks.storage import Storage
+from tasks.storage_errors import NotStored
 
 Remote = Path | Storage | None  # DVC's remote: a folder, an S3 prefix, or one that cannot be read from here
 CHUNK = 2**20  # bytes

@@ -12,16 +12,15 @@ import platform
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from data.errors import UserError
 from mlflow_config.settings import Tag, experiment, stage_tag
 from tasks import identity
+from tasks.locks import Busy, file_lock
 from tasks.recording import ActiveRun, Spec, client, result
 from tasks.settings import settings
 
@@ -100,7 +99,7 @@ def stage(spec: Spec, verify: Callable[[dict[str, Any]], bool] = bool) -> Iterat
     Yields:
         The run. When `reused` is true the caller has nothing left to do.
     """
-    with _lock(spec):
+    with _lock(spec, settings().stage_timeout):
         runs = find(spec.profile, spec.stage, spec.fingerprint)
         finished = next((run for run in runs if result(run) and verify(result(run))), None)
         if finished is None and _reuse_only.get():
@@ -112,17 +111,8 @@ def stage(spec: Spec, verify: Callable[[dict[str, Any]], bool] = bool) -> Iterat
             yield run
 
 
-@contextmanager
-def _lock(spec: Spec) -> Iterator[None]:
-    lock = FileLock(settings().folder("runs") / f"{spec.key}.lock")
-    try:
-        lock.acquire(timeout=settings().stage_timeout)
-    except Timeout as error:
-        raise UserError(f"another process has been at {spec.name} for too long", "Stop it and run again") from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _lock(spec: Spec, wait: float) -> AbstractContextManager[None]:
+    return file_lock(settings().folder("runs") / f"{spec.key}.lock", wait)
 
 
 def _open(spec: Spec, earlier: Sequence[Run]) -> Run:
@@ -199,8 +189,7 @@ def sweep(profile: str) -> list[Run]:
     closed = []
     for run in client().search_runs([experiment_id(profile)], wanted):
         spec = Spec(run.data.tags.get(Tag.STAGE, ""), profile, run.data.tags.get(Tag.FINGERPRINT, ""))
-        lock = FileLock(settings().folder("runs") / f"{spec.key}.lock")
-        with suppress(Timeout), lock.acquire(timeout=0):
+        with suppress(Busy), _lock(spec, wait=0):
             client().set_terminated(run.info.run_id, "KILLED")
             closed.append(run)
     return closed

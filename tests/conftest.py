@@ -77,3 +77,11 @@ def prefect() -> Iterator[None]:
     with prefect_test_harness(server_startup_timeout=120):  # noqa: SIM117
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_LEVEL: "CRITICAL"}):
             yield
+
+
+@pytest.fixture(scope="session")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a toy model, for trainings to start from."""
+    from tests.model.toys import toy_bundle
+
+    return toy_bundle().save(tmp_path_factory.mktemp("parent") / "model")

@@ -9,45 +9,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.build import SessionsConfig, build
-from model.config import CorruptionConfig, Optimisation, RlConfig, SamplingConfig, SupervisedConfig, ValidationConfig
+from model.config import Optimisation
 from model.rl import train_rl
 from model.sft import train_sft
 from tests.model.ranks import FORKS
-from tests.model.toys import toy_bundle
+from tests.model.toys import TOY_RL, TOY_SFT, toy_sessions
 
 KILLS = 20
-FAST = SamplingConfig(points=3, max_trace=3)
-SFT = SupervisedConfig(
-    noise_draws=1,
-    corruption=CorruptionConfig(0.5, refresh=3, sampling=FAST),
-    validation=ValidationConfig(every=4, sessions=2, sampling=FAST),
-    optimisation=Optimisation(steps=12, batch_size=3, learning_rate=1e-3, warmup=2, checkpoint_every=2),
+SFT = dataclasses.replace(
+    TOY_SFT, optimisation=Optimisation(steps=12, batch_size=3, learning_rate=1e-3, warmup=2, checkpoint_every=2)
 )
-RL = RlConfig(
-    sessions=2,
-    group_size=3,
-    replay_batch=4,
-    updates=2,
-    sampling=dataclasses.replace(FAST, points=4, temperature=1.0),
-    window_range=(0, 3),
-    alert_every=2,
-    alert_sessions=2,
-    samples_every=2,
-    optimisation=Optimisation(steps=5, learning_rate=1e-3, warmup=0, ema_decay=0.5, checkpoint_every=1),
+RL = dataclasses.replace(
+    TOY_RL, optimisation=Optimisation(steps=5, learning_rate=1e-3, warmup=0, ema_decay=0.5, checkpoint_every=1)
 )
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
 def sessions(tmp_path_factory):
-    config = SessionsConfig(train=6, validation=2, turns=(1, 3))
-    return build(config, tmp_path_factory.mktemp("data") / "sessions", "sessions")
-
-
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory):
-    return toy_bundle().save(tmp_path_factory.mktemp("parent") / "model")
+    return toy_sessions(tmp_path_factory.mktemp("data"))
 
 
 def work(train, config, parent, sessions, folder):

@@ -15,7 +15,6 @@ from model.rl import train_rl
 from model.sft import train_sft
 from model.supervised import SupervisedConfig
 from tests.model.test_rl import CONFIG
-from tests.model.toys import toy_bundle
 
 ONE = dataclasses.replace(CONFIG.optimisation, steps=1)
 
@@ -24,11 +23,6 @@ ONE = dataclasses.replace(CONFIG.optimisation, steps=1)
 def sessions(tmp_path_factory):
     config = SessionsConfig(train=6, validation=0, turns=(2, 3))
     return build(config, tmp_path_factory.mktemp("data") / "sessions", "sessions")
-
-
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory):
-    return toy_bundle().save(tmp_path_factory.mktemp("parent") / "model")
 
 
 def test_a_session_cut_short_is_judged_as_its_first_turns(sessions):

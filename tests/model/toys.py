@@ -1,20 +1,46 @@
-"""A toy model with weights that matter, and toy sessions of real scenes."""
+"""A toy model with weights that matter, toy sessions of real scenes, and trainings of a second or two."""
 
 import random
+from pathlib import Path
 
 import torch
 
+from data.build import SessionsConfig, build
 from data.loader import Example
 from data.render import render
 from data.sampling import random_scene
 from data.scenes import TINY
 from data.schema import Session, Turn
 from model.bundle import Bundle
-from model.config import ModelConfig
+from model.config import CorruptionConfig, ModelConfig, RlConfig, SamplingConfig, SupervisedConfig, ValidationConfig
 from model.pretrain import new_bundle
 from model.vae import new_vae
 
 WORDS = ["add", "remove", "the", "red", "blue", "ball", "cross", "now", "top", "left"]
+
+# Every part of a step is on. Three of everything that is shared out: as many ranks may take part.
+FAST = SamplingConfig(points=3, max_trace=3)
+TOY_SFT = SupervisedConfig(
+    noise_draws=1,
+    corruption=CorruptionConfig(0.5, refresh=3, sampling=FAST),
+    validation=ValidationConfig(every=4, sessions=3, sampling=FAST),
+)
+TOY_RL = RlConfig(
+    sessions=3,
+    group_size=3,
+    replay_batch=4,
+    updates=2,
+    sampling=SamplingConfig(points=4, max_trace=3, temperature=1.0),
+    window_range=(0, 3),
+    alert_every=2,
+    alert_sessions=3,
+    samples_every=2,
+)
+
+
+def toy_sessions(folder: Path) -> Path:
+    """Rendered sessions for the two."""
+    return build(SessionsConfig(train=6, validation=3, turns=(1, 3)), folder / "sessions", "sessions")
 
 
 def toy_bundle(seed: int = 0) -> Bundle:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.atomic import write_atomically
+from model.atomic import write_atomically
 from tasks.decision import Decision
 from tasks.gates import decide, load_policy
 from tasks.scores import Scores

@@ -11,30 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.build import SessionsConfig, build
 from data.errors import UserError
-from model.config import CorruptionConfig, Optimisation, RlConfig, SamplingConfig, SupervisedConfig, ValidationConfig
+from model.config import Optimisation
 from model.rl import train_rl
 from model.sft import train_sft
 from tasks import launch
-from tests.model.toys import toy_bundle
+from tests.model.toys import TOY_RL, TOY_SFT, toy_sessions
 
-FAST = SamplingConfig(points=3, max_trace=3)
-SFT = SupervisedConfig(
-    noise_draws=1,
-    corruption=CorruptionConfig(0.5, refresh=2, sampling=FAST),
-    validation=ValidationConfig(every=4, sessions=2, sampling=FAST),
-    optimisation=Optimisation(steps=4, batch_size=3, learning_rate=3e-5, warmup=0, checkpoint_every=2),
-)
-RL = RlConfig(
-    sessions=3,
-    group_size=2,
-    replay_batch=4,
-    sampling=dataclasses.replace(FAST, points=4, temperature=1.0),
-    window_range=(0, 3),
-    alert_sessions=2,
-    optimisation=Optimisation(steps=2, learning_rate=3e-5, warmup=0, ema_decay=0.0, checkpoint_every=1),
-)
+QUICK = Optimisation(batch_size=3, learning_rate=3e-5, warmup=0, ema_decay=0.0)
+SFT = dataclasses.replace(TOY_SFT, optimisation=dataclasses.replace(QUICK, steps=4, checkpoint_every=2))
+RL = dataclasses.replace(TOY_RL, optimisation=dataclasses.replace(QUICK, steps=2, checkpoint_every=1))
 
 
 def test_only_reports_are_taken_for_reports():
@@ -43,11 +29,25 @@ def test_only_reports_are_taken_for_reports():
         assert launch._reported(line) is None
 
 
+def deaths(*codes):
+    """What torchrun writes of processes that ended with these exit codes, the first of them the root cause."""
+    told = [
+        f"[{i}]:\n  rank      : {i} (local_rank: {i})\n  exitcode  : {code} (pid: 7)\n" for i, code in enumerate(codes)
+    ]
+    return "Failures:\n" + "".join(told[1:]) + "Root Cause (first observed failure):\n" + told[0]
+
+
+@pytest.mark.parametrize(
+    ("codes", "died"),
+    [((-9,), (0, -9)), ((1, -9), (1, -9)), ((-9, 1), (0, -9)), ((1, 1), (0, 1)), ((-11, -15), (0, -11)), ((), None)],
+)
+def test_the_process_that_died_by_itself_is_told_from_those_that_lost_it(codes, died):
+    assert launch._died(deaths(*codes) if codes else "torchrun says nothing") == died
+
+
 def test_an_error_of_a_process_comes_home_and_a_dead_one_is_named(tmp_path):
     job, log = tmp_path / "model.job.json", tmp_path / "model.job.log"
-    log.write_text(
-        "Root Cause (first observed failure):\n[0]:\n  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)\n"
-    )
+    log.write_text(deaths(1, -9))
     dead = launch._error(job, log, 1)
     assert "process 1 of the training died (exit code -9)" in dead.problem and str(log) in dead.remedy
     job.with_suffix(".error").write_text(json.dumps({"problem": "No", "remedy": "Do", "exit_code": 143}))
@@ -57,13 +57,7 @@ def test_an_error_of_a_process_comes_home_and_a_dead_one_is_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def sessions(tmp_path_factory):
-    config = SessionsConfig(train=6, validation=2, turns=(1, 3))
-    return build(config, tmp_path_factory.mktemp("data") / "sessions", "sessions")
-
-
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory):
-    return toy_bundle().save(tmp_path_factory.mktemp("parent") / "model")
+    return toy_sessions(tmp_path_factory.mktemp("data"))
 
 
 def close(one, other):
@@ -74,9 +68,9 @@ def close(one, other):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("stage", "config", "train"), [("sft", SFT, train_sft), ("rl", RL, train_rl)])
-def test_torchrun_trains_what_one_process_does_and_survives_a_dead_rank(
-    stage, config, train, parent, sessions, tmp_path
+@pytest.mark.parametrize(("stage", "config", "train", "after"), [("sft", SFT, train_sft, 1), ("rl", RL, train_rl, 3)])
+def test_torchrun_trains_what_one_process_does_and_goes_on_from_a_dead_rank_with_another_number(
+    stage, config, train, after, parent, sessions, tmp_path
 ):
     train(config, parent, sessions, tmp_path / "one", lambda *_: None)
     told = []
@@ -98,8 +92,10 @@ def test_torchrun_trains_what_one_process_does_and_survives_a_dead_rank(
         launch.train(stage, config, parent, sessions, tmp_path / "two", report, 2)
     killer.join()
     assert not (tmp_path / "two").exists() and not workers(tmp_path / "two.job.json")
-    launch.train(stage, config, parent, sessions, tmp_path / "two", report, 2)
-    assert told[0] == 0 and told[-1] == config.optimisation.steps - 1
+    before = len(told)
+    launch.train(stage, config, parent, sessions, tmp_path / "two", report, after)
+    assert told[0] == 0 < told[before], "it goes on from its checkpoint"
+    assert told[-1] == config.optimisation.steps - 1
     close(tmp_path / "one", tmp_path / "two")
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import copy
+import inspect
 import json
 from pathlib import Path
 
+import attr
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
+from openlineage.client.facet_v2 import dataset_version_dataset, parent_run, source_code_location_job
+from openlineage.client.generated import base
 from referencing import Registry, Resource
 
 from tasks import bom, lineage
@@ -21,6 +25,12 @@ from tests.tasks.scoresets import skilled
 
 OPENLINEAGE = json.loads((Path(__file__).parent / "schemas" / "openlineage-2-0-2.json").read_text())
 FORMATS = FormatChecker(["uuid", "date-time", "uri"])
+GENERATED = [
+    item
+    for module in (base, dataset_version_dataset, parent_run, source_code_location_job)
+    for _, item in inspect.getmembers(module, inspect.isclass)
+    if item.__module__ == module.__name__ and hasattr(item, "_get_schema")
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +47,35 @@ def folder(view, tmp_path_factory):
     return target
 
 
+def openlineage_registry():
+    known = [(item["$id"], Resource.from_contents(item)) for item in (OPENLINEAGE["core"], *OPENLINEAGE["facets"])]
+    return Registry().with_resources(known)
+
+
 def openlineage_validator():
-    core = OPENLINEAGE["core"]
-    known = [(item["$id"], Resource.from_contents(item)) for item in (core, *OPENLINEAGE["facets"])]
-    return Draft202012Validator(core, registry=Registry().with_resources(known), format_checker=FORMATS)
+    return Draft202012Validator(OPENLINEAGE["core"], registry=openlineage_registry(), format_checker=FORMATS)
+
+
+def shape(resolver, schema):
+    """The names of a schema's properties and of its required ones, those of what it refers to included."""
+    if "$ref" in schema:
+        found = resolver.lookup(schema["$ref"])
+        return shape(found.resolver, found.contents)
+    names, required = set(schema.get("properties", ())), set(schema.get("required", ()))
+    for part in schema.get("allOf", ()):
+        more = shape(resolver, part)
+        names, required = names | more[0], required | more[1]
+    return names, required
+
+
+@pytest.mark.parametrize("made", GENERATED, ids=lambda made: made.__name__)
+def test_the_schema_file_has_the_fields_of_the_classes_that_the_client_generates(made):
+    """The client's classes are generated from the published schemas and name the version that they come from."""
+    names, required = shape(openlineage_registry().resolver(), {"$ref": made._get_schema()})
+    fields = attr.fields(made)
+    assert names == {field.name for field in fields}
+    filled_in = {"producer", "schemaURL", "_producer", "_schemaURL"}  # the client's defaults; the schema requires them
+    assert required == {field.name for field in fields if field.default is attr.NOTHING or field.name in filled_in}
 
 
 def check_event(event):
@@ -89,6 +124,28 @@ def test_openlineage_events_and_their_facets_are_valid(folder):
 def test_a_broken_event_is_not(folder, change):
     event = copy.deepcopy(events(folder)[-1])
     change(event)
+    with pytest.raises(ValidationError):
+        check_event(event)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda parent: parent["run"].update(facets={"own": {}}),
+        lambda parent: parent["job"].update(facets={"own": {}}),
+        lambda parent: parent["root"]["run"].update(facets={"own": {}}),
+        lambda parent: parent["root"]["job"].update(facets={"own": {}}),
+        lambda parent: parent["root"].pop("job"),
+        lambda parent: parent["job"].pop("name"),
+    ],
+)
+def test_a_broken_parent_is_not(folder, change):
+    event = copy.deepcopy(events(folder)[-1])
+    of = {key: {name: value for name, value in event[key].items() if name != "facets"} for key in ("run", "job")}
+    made = {"_producer": "urn:test", "_schemaURL": parent_run.ParentRunFacet._get_schema(), **of, "root": of}
+    event["run"]["facets"] = {"parent": copy.deepcopy(made)}
+    check_event(event)
+    change(event["run"]["facets"]["parent"])
     with pytest.raises(ValidationError):
         check_event(event)
 

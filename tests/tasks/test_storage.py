@@ -6,7 +6,8 @@ import pytest
 from moto import mock_aws
 
 from data.errors import UserError
-from tasks.storage import NotStored, Storage
+from tasks.storage import Storage
+from tasks.storage_errors import NotStored
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.atomic import replacing, write_atomically
+from model.atomic import replace_folder, replacing, standing, write_atomically
 from tasks.canonical import canonical, plain
 
 
@@ -39,6 +39,47 @@ def test_the_new_bytes_reach_the_disk_before_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", lambda self, target: (order.append("rename"), replace(self, target))[1])
     write_atomically(tmp_path / "file", b"x")
     assert order == ["flush", "rename", "flush"]
+
+
+def folder_of(path, content):
+    path.mkdir()
+    (path / "file").write_text(content)
+    return path
+
+
+@pytest.mark.parametrize("aside", [False, True])
+@pytest.mark.parametrize("killed_at", [1, 2, 3, 4])
+def test_a_kill_at_any_step_of_a_replacement_leaves_a_whole_folder(tmp_path, monkeypatch, killed_at, aside):
+    """Also where the folder that is replaced was itself left aside by a kill."""
+    import shutil
+    from pathlib import Path
+
+    calls, rename, rmtree = [], Path.rename, shutil.rmtree
+
+    def counted(act):
+        def do(*arguments, **words):
+            calls.append(act)
+            if len(calls) == killed_at:
+                raise KeyboardInterrupt
+            return act(*arguments, **words)
+
+        return do
+
+    final = folder_of(tmp_path / "final", "old")
+    if aside:
+        final.rename(tmp_path / "final.old")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", counted(rename))
+        patch.setattr(shutil, "rmtree", counted(rmtree))
+        try:
+            replace_folder(folder_of(tmp_path / "new", "new"), final)
+        except KeyboardInterrupt:
+            assert calls
+    assert (standing(final) / "file").read_text() in ("old", "new")
+    shutil.rmtree(tmp_path / "new", ignore_errors=True)
+    replace_folder(folder_of(tmp_path / "new", "newer"), final)
+    assert (standing(final) / "file").read_text() == "newer" and names(tmp_path) == ["final"]
+    assert standing(tmp_path / "other") is None
 
 
 def test_paths_and_dataclasses_have_a_spelling_only_where_it_is_asked_for(tmp_path):
