@@ -102,7 +102,7 @@ class SamplingConfig:
     text_guidance: float = 1.0  # 1 is off
     image_guidance: float = 1.0
     temperature: float = 0.0  # of the trace; 0 is greedy
-    max_trace: int = 24  # tokens
+    max_trace: int = 28  # tokens
     write_trace: bool = True  # False edits without intent trace
 
 
