@@ -15,8 +15,8 @@ from data.scenes import SIGN, Scene, World, describe
 from data.synthesis import Recipe, source_scene
 
 EMPTY = "nothing"
-POINTED = 4
-"""Most objects that one lesson asks for."""
+POINTED = (1, 1, 1, 2, 4)
+"""How many objects a lesson asks for, each number as often: to find one comes before keeping several apart."""
 
 
 def description(scene: Scene) -> str:
@@ -47,11 +47,11 @@ def pointing(scene: Scene, world: World, rng: random.Random) -> tuple[str, str]:
     cells = scene.occupied()
     rng.shuffle(cells)
     named = ((cell, name(View(world, scene), (cell,), rng)) for cell in cells)
-    phrases = [(phrase, [cell]) for cell, phrase in named if phrase][:POINTED]
+    phrases = [(phrase, [cell]) for cell, phrase in named if phrase][: rng.choice(POINTED)]
     if not phrases:
         return locating(scene, world)
-    if rng.random() < 0.5 and scene.free():
-        phrases[-1:] = [(EMPTY, scene.free()[:POINTED])]
+    if rng.random() < 0.2 and scene.free():
+        phrases[-1:] = [(EMPTY, scene.free()[: max(POINTED)])]
     asked = " and ".join(EMPTY if words == EMPTY else f"the {words}" for words, _ in phrases)
     told = (f"{words} at {' and '.join(world.places[cell] for cell in cells)}" for words, cells in phrases)
     return fill(pick(POINT, rng, False).text, value=asked), " ".join(told)
