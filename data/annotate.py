@@ -12,6 +12,7 @@ from data.schema import Check, EditType, Kept
 
 _SPOKEN = ("size", "material", "colour", "kind", "text")
 """Order of attributes in words."""
+_SIDES = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 
 
 class Outcome(NamedTuple):
@@ -24,10 +25,16 @@ class Outcome(NamedTuple):
     binding: tuple[Rule, ...] = ()
     restored: bool = False
     """Whether the turn restores an earlier scene, so that everything it touches is asked for."""
+    said: dict[int, str] = {}  # noqa: RUF012
+    """Noun phrases that the turn itself used, by cell of the scene before."""
 
 
 def intent(outcome: Outcome, world: World) -> str:
-    """The self-contained edit, with every rule and reference resolved and every place said."""
+    """The self-contained edit, with every rule and reference resolved and every place said.
+
+    What the turn calls by name keeps its name, and its place is said right after it: finding an object and what stands
+    beside it are steps of their own.
+    """
     request, effect, before = outcome.request, outcome.effect, outcome.before
     if effect.scene == before:
         return "keep everything"
@@ -39,18 +46,33 @@ def intent(outcome: Outcome, world: World) -> str:
         case EditType.COUNT_CHANGE if effect.added:
             return _copied(outcome, world)
         case EditType.SUBJECT_REMOVE | EditType.COUNT_CHANGE:
-            return _removed(before, effect.removed, world)
+            return _removed(before, effect.removed, world, outcome.said.get(request.cells[0]))
         case EditType.SUBJECT_ADD | EditType.TEXT_CHANGE if effect.added:
-            words = f"add {describe(_thing(effect.scene, effect.added[0]))} at {_places(effect.added, world)}"
+            thing, places = describe(_thing(effect.scene, effect.added[0])), _places(effect.added, world)
+            words = f"add {thing} {_beside(outcome, world)}at {places}"
             return f"{words} and {_removed(before, effect.removed, world)}" if effect.removed else words
-    kind = _thing(before, effect.edited[0]).kind
-    return f"change {kind} at {_places(effect.edited, world)} to {_new_look(outcome, ALTERED[request.type])}"
+    subject = _called(outcome, effect.edited[0])
+    return f"change {subject} at {_places(effect.edited, world)} to {_new_look(outcome, ALTERED[request.type])}"
+
+
+def _called(outcome: Outcome, cell: int) -> str:
+    """The subject as the turn calls it, else by the kind of what is in the cell."""
+    return outcome.said.get(outcome.request.cells[0]) or _thing(outcome.before, cell).kind
+
+
+def _beside(outcome: Outcome, world: World) -> str:
+    """What the turn names to say where: `left of red ball at top right `; empty when it names nothing."""
+    anchor = outcome.request.anchor
+    if anchor not in outcome.said:
+        return ""
+    return f"{_SIDES[outcome.request.side]} {outcome.said[anchor]} at {world.places[anchor]} "
 
 
 def _moved(outcome: Outcome, world: World) -> str:
     (start,), end = outcome.request.cells, outcome.effect.edited[0]
     verb, link = ("move", "from") if outcome.effect.removed else ("copy", "at")
-    words = f"{verb} {_thing(outcome.before, start).kind} {link} {world.places[start]} to {world.places[end]}"
+    from_place = f"{verb} {_called(outcome, start)} {link} {world.places[start]}"
+    words = f"{from_place} {_beside(outcome, world)}to {world.places[end]}"
     look = _new_look(outcome, "")
     return f"{words} in {look}" if look else words
 
@@ -60,13 +82,12 @@ def _copied(outcome: Outcome, world: World) -> str:
     look = _new_look(outcome, "")
     old = tuple(cell for cell in effect.edited if cell not in effect.added) if look else ()
     sources = old or tuple(source for _, source in effect.origin[:1]) or outcome.request.cells[:1]
-    kind = _thing(outcome.before, sources[0]).kind
-    words = f"copy {kind} at {_places(sources, world)} to {_places(effect.added, world)}"
+    words = f"copy {_called(outcome, sources[0])} at {_places(sources, world)} to {_places(effect.added, world)}"
     return f"{words} in {look}" if look else words
 
 
-def _removed(before: Scene, cells: tuple[int, ...], world: World) -> str:
-    return f"remove {_thing(before, cells[0]).kind} at {_places(cells, world)}"
+def _removed(before: Scene, cells: tuple[int, ...], world: World, said: str | None = None) -> str:
+    return f"remove {said or _thing(before, cells[0]).kind} at {_places(cells, world)}"
 
 
 def _new_look(outcome: Outcome, asked: str) -> str:

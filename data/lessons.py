@@ -15,8 +15,8 @@ from data.scenes import SIGN, Scene, World, describe
 from data.synthesis import Recipe, source_scene
 
 EMPTY = "nothing"
-POINTED = 4
-"""Most objects that one lesson asks for."""
+POINTED = (1, 1, 1, 2, 4)
+"""How many objects a lesson asks for, each number as often: to find one comes before keeping several apart."""
 
 
 def description(scene: Scene) -> str:
@@ -47,16 +47,14 @@ def pointing(scene: Scene, world: World, rng: random.Random) -> tuple[str, str]:
     cells = scene.occupied()
     rng.shuffle(cells)
     named = ((cell, name(View(world, scene), (cell,), rng)) for cell in cells)
-    phrases = [(f"the {phrase}", scene.cells[cell], [cell]) for cell, phrase in named if phrase][:POINTED]
+    phrases = [(phrase, [cell]) for cell, phrase in named if phrase][: rng.choice(POINTED)]
     if not phrases:
         return locating(scene, world)
-    if rng.random() < 0.5 and scene.free():
-        phrases[-1:] = [(EMPTY, None, scene.free()[:POINTED])]
-    asked = fill(pick(POINT, rng, False).text, value=" and ".join(words for words, _, _ in phrases))
-    return asked, " ".join(
-        f"{EMPTY if thing is None else thing.kind} at {' and '.join(world.places[cell] for cell in cells)}"
-        for _, thing, cells in phrases
-    )
+    if rng.random() < 0.2 and scene.free():
+        phrases[-1:] = [(EMPTY, scene.free()[: max(POINTED)])]
+    asked = " and ".join(EMPTY if words == EMPTY else f"the {words}" for words, _ in phrases)
+    told = (f"{words} at {' and '.join(world.places[cell] for cell in cells)}" for words, cells in phrases)
+    return fill(pick(POINT, rng, False).text, value=asked), " ".join(told)
 
 
 def question(scene: Scene, world: World) -> tuple[str, str]:

@@ -56,7 +56,7 @@ class Lesson:
     images: NDArray[np.uint8]
     instructions: tuple[str, ...]
     intents: tuple[str, ...]
-    asks: bool = False  # the last turn only asks: its answer is the intent, its picture is not drawn
+    asks: int = 0  # last turns that only ask: the answer is the intent, no picture is drawn
 
     @property
     def drawn(self) -> int:
@@ -210,7 +210,7 @@ def render_lessons(world: World, count: int, seed: int, described: float = 0.0, 
     drawn = [lesson(world, seed, index) for index in range(others)]
     images = render([scene for _, _, scenes in drawn for scene in scenes], world) if drawn else None
     whole = [
-        Lesson(images[2 * i : 2 * i + 2], (instruction,), (intent,), asks=scenes[0] is scenes[1])
+        Lesson(images[2 * i : 2 * i + 2], (instruction,), (intent,), asks=int(scenes[0] is scenes[1]))
         for i, (instruction, intent, scenes) in enumerate(drawn)
         if images is not None
     ]
@@ -223,7 +223,7 @@ def _located(example: Example, world: World) -> Lesson:
     assert block is not None
     instruction, intent = question(block.targets[-1], world)
     images = np.concatenate((edits.images, edits.images[-1:]))
-    return Lesson(images, (*edits.instructions, instruction), (*edits.intents, intent), asks=True)
+    return Lesson(images, (*edits.instructions, instruction), (*edits.intents, intent), asks=1)
 
 
 def _open(path: Path) -> pq.ParquetFile:

@@ -18,7 +18,7 @@ from data.schema import EditType
 
 MAX_INSTRUCTION = 14
 """Most words of an instruction besides a stated rule."""
-MAX_INTENT = 16
+MAX_INTENT = 24
 NUMBERS = ("zero", "one", "two", "three", "four", "five")
 BESIDE = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
 

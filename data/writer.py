@@ -179,7 +179,7 @@ def _finish(
     reference: Need | None = None,
 ) -> Written | None:
     """The draft as a recorded turn; None when a rule leaves no room, a banned pair appears or words get too many."""
-    outcome = _outcome(history, draft.request, statement.rules, banned)
+    outcome = _outcome(history, draft.request, statement.rules, banned, _said(draft, reference))
     if outcome is None or len(intent(outcome, history.world).split()) > MAX_INTENT:
         return None
     phrase = pick(REFERENCES["before"] if draft.key == "before" else EDITS[draft.key], rng, held_out)
@@ -196,7 +196,19 @@ def _finish(
     return _record(history, outcome, words, form, needs, statement.rules, tags, (*named, *anchor))
 
 
-def _outcome(history: History, request: Request, rules: tuple[Rule, ...], banned: Banned) -> Outcome | None:
+def _said(draft: Draft, reference: Need | None) -> dict[int, str]:
+    """The noun phrases that the instruction uses; a reference stands for the subject, or for what an addition is put
+    beside."""
+    if reference is None:
+        return draft.names
+    return {
+        cell: phrase for cell, phrase in draft.names.items() if draft.request.cells and cell == draft.request.anchor
+    }
+
+
+def _outcome(
+    history: History, request: Request, rules: tuple[Rule, ...], banned: Banned, said: dict[int, str]
+) -> Outcome | None:
     """The request under the rules; None when there is no room for it, nothing would happen or a banned pair appears."""
     case = Case(history.world, history.scene, request, history.added_cells())
     try:
@@ -205,7 +217,7 @@ def _outcome(history: History, request: Request, rules: tuple[Rule, ...], banned
         return None
     shown = any(thing is not None and (thing.kind, thing.colour) in banned for thing in effect.scene.cells)
     idle = effect.scene == history.scene and not binding
-    return None if shown or idle else Outcome(history.scene, request, effect, duties, binding)
+    return None if shown or idle else Outcome(history.scene, request, effect, duties, binding, said=said)
 
 
 def _need(kind: Literal["constraint", "reference"], name: str, stated: int) -> Need:

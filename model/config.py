@@ -86,6 +86,7 @@ class SupervisedConfig:
     trace_weight: float = 0.2  # cross-entropy against flow matching (1.0)
     write_trace: bool = True  # False learns to edit without intent trace
     edited_weight: float = 4.0  # extra weight of a latent token that the edit changes fully; most tokens are copies
+    reading: float = 0.0  # base only: share of the steps, from the first on, that teach traces and draw nothing
     described: float = 0.0  # base only: share of lessons that describe, draw or locate a whole scene
     chained: float = 0.0  # base only: share of lessons of unrelated edits one after the other
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)  # SFT only
@@ -102,7 +103,7 @@ class SamplingConfig:
     text_guidance: float = 1.0  # 1 is off
     image_guidance: float = 1.0
     temperature: float = 0.0  # of the trace; 0 is greedy
-    max_trace: int = 24  # tokens
+    max_trace: int = 28  # tokens
     write_trace: bool = True  # False edits without intent trace
 
 

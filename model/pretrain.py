@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +48,9 @@ def new_bundle(config: ModelConfig, vae: AutoencoderKL, world: World, words: Seq
 def train_base(
     config: SupervisedConfig, model: ModelConfig, vae_folder: Path, world: World, folder: Path, report: Report
 ) -> Path:
-    """Train the base model of a world.
+    """Train the base model of a world: first to read (a picture says where what is meant stands), then to draw as well.
+
+    Finding what is meant is learned from few words among many, whose gradient drawing would drown.
 
     Args:
         vae_folder: a finished autoencoder.
@@ -61,6 +64,8 @@ def train_base(
     def batches(step: int) -> tuple[Sequence[Lesson], Sequence[Pictures]]:
         seed = int(numpy_generator(config.optimisation.seed, step, "base lessons").integers(2**31))
         lessons = render_lessons(world, config.optimisation.batch_size, seed, config.described, config.chained)
+        if step < config.reading * config.optimisation.steps:
+            lessons = [dataclasses.replace(lesson, asks=len(lesson.instructions)) for lesson in lessons]
         return lessons, encode_lessons(bundle, lessons)
 
     work = folder.with_name(f"{folder.name}.work")

@@ -132,7 +132,7 @@ def supervised_loss(bundle: Bundle, truth: GroundTruth, trace_weight: float) -> 
     """
     output = bundle.model(truth.batch, truth.pictures, truth.noisy, truth.timesteps)
     error = (output.velocity - (truth.noise - truth.clean)).square().mean(-1)
-    flow = (error * truth.weights).sum() / distributed.total(truth.weights.sum().item())
+    flow = (error * truth.weights).sum() / (distributed.total(truth.weights.sum().item()) or 1.0)  # 0 draws nothing
     words = distributed.total(len(output.text_targets))
     if not words:  # no traces are written
         return flow, {"flow_loss": flow.item()}

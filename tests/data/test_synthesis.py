@@ -1,4 +1,5 @@
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -12,7 +13,7 @@ from data.phrases import MAX_INTENT, vocabulary
 from data.readback import read
 from data.references import KINDS, pointers, previous_colour, undo
 from data.render import render
-from data.scenes import SMALL, TINY, Scene, SceneObject
+from data.scenes import RELATIONS, SMALL, TINY, Scene, SceneObject
 from data.schema import EditType, Session, Track
 from data.slots import SlotError, parse
 from data.synthesis import Recipe, bucket, held_out_pairs, session, sessions
@@ -34,6 +35,23 @@ def test_words_are_closed_and_short(built):
     for turn in (turn for split in built.values() for one in split for turn in one.turns):
         assert set(turn.instruction.split()) <= words and set(turn.intent.split()) <= words
         assert len(turn.intent.split()) <= MAX_INTENT
+
+
+def test_intents_keep_the_names_that_the_turn_gives_and_say_where_they_are(built):
+    named = beside = 0
+    for turn in (turn for split in built.values() for one in split for turn in one.turns):
+        slots = re.findall(r"\[([^\]]+)\]", turn.formatted_instruction)
+        refers = any(need.kind == "reference" for need in turn.needs)
+        if turn.intent == "keep everything" or refers or turn.task_type == EditType.BACKGROUND_CHANGE:
+            continue
+        if turn.task_type not in (EditType.SUBJECT_ADD, EditType.TEXT_CHANGE):
+            assert f"{slots[0]} at " in turn.intent or f"move {slots[0]} from " in turn.intent
+            named += 1
+        if slots[-2:-1] and slots[-2] in RELATIONS:
+            side = {"left": "left of", "right": "right of"}.get(slots[-2], slots[-2])
+            assert f" {side} {slots[-1]} at " in turn.intent
+            beside += 1
+    assert named > 200 < beside
 
 
 def test_published_forms_are_parseable(built):

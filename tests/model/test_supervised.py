@@ -38,12 +38,18 @@ def test_every_target_picture_is_seen_at_every_drawn_time():
 def test_a_turn_that_only_asks_teaches_its_answer_and_draws_nothing():
     bundle = toy_bundle()
     drawing = [Lesson.of(toy_example(turns, f"s{turns}")) for turns in (1, 2)]
-    asking = [dataclasses.replace(lesson, asks=True) for lesson in drawing]
+    asking = [dataclasses.replace(lesson, asks=1) for lesson in drawing]
     truth = lay_out(bundle, asking, encode_lessons(bundle, asking), CONFIG, drawn(2))
     assert truth.batch.noisy_session.unique().tolist() == [1] and truth.batch.noisy_turn.unique().tolist() == [1]
     assert truth.batch.text_turn.tolist() == [1, 1, 2], "every intent is a target"
     loss, _ = supervised_loss(bundle, truth, 1.0)
     assert loss.isfinite()
+    reading = [dataclasses.replace(lesson, asks=len(lesson.instructions)) for lesson in drawing]
+    truth = lay_out(bundle, reading, encode_lessons(bundle, reading), CONFIG, drawn(2))
+    loss, metrics = supervised_loss(bundle, truth, 2.0)
+    assert metrics["flow_loss"] == 0 and loss.item() == pytest.approx(2 * metrics["trace_loss"])
+    loss.backward()
+    assert bundle.model.language_model.lm_head.weight.grad.abs().max() > 0
 
 
 def test_tokens_that_an_edit_changes_weigh_more():
