@@ -105,11 +105,13 @@ class Context:
         for stream, start, end in zip(streams, begins, ends, strict=True):
             cache, marks, width = self.streams[stream], batch.marks[:, :, start:end], end - start
             marks[COLUMN] += cache.length - start
-            at = cache.length if lasting else self._needed(cache, marks)
-            mask = self._mask(cache, marks, at)
+            asking = marks if lasting else marks[:, :, :1]  # the tokens of a noisy picture see alike
+            at = cache.length if lasting else self._needed(cache, asking)
+            mask = self._mask(cache, asking, marks, at)
             parts.append(Part(self.rows, width, width, mask, stream, at, borrows=at < cache.length))
             cache.reserve(width)
-        return batch, self.model.rows_of(batch, Calls(parts, tokens, tokens, restore))
+        rows = self.model.rows_of(batch, Calls(parts, tokens, tokens, restore))
+        return batch, rows if lasting else self._evened(rows, batch)
 
     @staticmethod
     def _needed(cache: Cache, queries: Tensor) -> int:
@@ -117,9 +119,20 @@ class Context:
         seen = torch.nonzero(visible(queries, cache.marks[:, :, : cache.length]).any(0).any(0))
         return int(seen[-1]) + 1 if len(seen) else 0
 
-    def _mask(self, cache: Cache, queries: Tensor, columns: int) -> Tensor | None:
-        seen = visible(queries, torch.cat((cache.marks[:, :, :columns], queries), -1))
+    def _mask(self, cache: Cache, queries: Tensor, own: Tensor, columns: int) -> Tensor | None:
+        seen = visible(queries, torch.cat((cache.marks[:, :, :columns], own), -1))
         return None if bool(seen.all()) else additive(seen, self.model.dtype)
+
+    def _evened(self, rows: Rows, batch: PackedBatch) -> Rows:
+        """Rows of noisy pictures without indices: each holds its two frame tokens and then its latents. All share one
+        rope id; the tables are spread over the heads, which keeps the rotation's inner loops long."""
+        count = sum(part.rows for part in rows.parts)
+        frames, latents = len(batch.token_ids) // count, len(batch.noisy_index) // count
+        attention = self.model.language_model.model.layers[0].self_attn
+        heads = attention.heads + attention.kv_heads
+        tables = (x[: len(batch.token_ids) : frames].unsqueeze(1) for x in (rows.cos, rows.sin))
+        cos, sin = (x.expand(-1, -1, heads, -1).contiguous() for x in tables)
+        return replace(rows, cos=cos, sin=sin, even=(frames, latents))
 
     def _layers(self) -> list[list[LayerCache]]:
         return [stream.layers for stream in self.streams]
