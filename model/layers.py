@@ -174,16 +174,14 @@ class MoTAttention(nn.Module):
         """Attention of rows that hold as many tokens of either expert: (U, H*D) and (G, H*D)."""
         assert rows.even is not None
         first, second = rows.even
-        qk, v = (_beside(*pair, *rows.even) for pair in zip(und, gen, strict=True))
+        qk, v = (_beside(*pair, first, second) for pair in zip(und, gen, strict=True))
         q, k = _rotate(qk, rows.cos, rows.sin).split((self.heads, self.kv_heads), 2)
         sizes = [part.rows for part in rows.parts]
         listed = zip(q.split(sizes), k.split(sizes), v.split(sizes), rows.parts, strict=True)
         outs = [self._attend(*tensors, part, caches).transpose(1, 2) for *tensors, part in listed]
-        out_und, out_gen = (
-            torch.cat([out[:, begin:end] for out in outs]).reshape(-1, self.heads * self.head_dim)
-            for begin, end in ((0, first), (first, first + second))
-        )
-        return out_und, out_gen
+        width = self.heads * self.head_dim
+        out_und = torch.cat([out[:, :first] for out in outs]).view(-1, width)
+        return out_und, torch.cat([out[:, first:] for out in outs]).view(-1, width) if second else out_und[:0]
 
     def _gathered(
         self, und: tuple[Tensor, Tensor], gen: tuple[Tensor, Tensor], rows: Rows, caches: list[LayerCache] | None
