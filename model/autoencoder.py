@@ -6,6 +6,8 @@ picture is folded into the convolution behind it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+CPU_PIXELS = 2**15  # of the maps that a level works on together
 # What the four rows (or columns) of a doubling kernel take from the three of a plain one.
 _FOLD = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
@@ -20,26 +23,42 @@ _FOLD = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 def encoded(vae: AutoencoderKL, x: Tensor) -> Tensor:
     """Moments (N, 2z, h, w) of normalised pictures (N, 3, H, W)."""
     encoder: Any = vae.encoder
-    x = encoder.conv_in(x)
-    for block in encoder.down_blocks:
+
+    def level(index: int, x: Tensor) -> Tensor:
+        block = encoder.down_blocks[index]
+        x = encoder.conv_in(x) if index == 0 else x
         for resnet in block.resnets:
             x = _resnet(resnet, x)
-        for downsampler in block.downsamplers or ():
-            x = downsampler(x)
-    x = _middle(encoder.mid_block, x)
-    return encoder.conv_out(_activated(encoder.conv_norm_out, x))
+        return block.downsamplers[0](x) if block.downsamplers else x
+
+    for index in range(len(encoder.down_blocks)):
+        x = _in_pieces(partial(level, index), x, x.shape[2] * x.shape[3])
+    return encoder.conv_out(_activated(encoder.conv_norm_out, _middle(encoder.mid_block, x)))
 
 
 def decoded(vae: AutoencoderKL, z: Tensor) -> Tensor:
     """Pictures (N, 3, H, W) of unscaled latents (N, z, h, w)."""
     decoder: Any = vae.decoder
-    x = _middle(decoder.mid_block, decoder.conv_in(z))
-    for block in decoder.up_blocks:
-        for resnet in block.resnets:
+    blocks = decoder.up_blocks
+
+    def level(index: int, x: Tensor) -> Tensor:
+        x = doubled(blocks[index - 1].upsamplers[0].conv, x) if index else x
+        for resnet in blocks[index].resnets:
             x = _resnet(resnet, x)
-        for upsampler in block.upsamplers or ():
-            x = doubled(upsampler.conv, x)
-    return decoder.conv_out(_activated(decoder.conv_norm_out, x))
+        last = index == len(blocks) - 1
+        return decoder.conv_out(_activated(decoder.conv_norm_out, x)) if last else x
+
+    x = _middle(decoder.mid_block, decoder.conv_in(z))
+    for index in range(len(blocks)):
+        x = _in_pieces(partial(level, index), x, x.shape[2] * x.shape[3] * (4 if index else 1))
+    return x
+
+
+def _in_pieces(level: Callable[[Tensor], Tensor], x: Tensor, area: int) -> Tensor:
+    """A level, with maps of `area` pixels, on as many pictures at a time as a CPU's caches hold: the fine levels want
+    few, the coarse ones many."""
+    size = len(x) if x.is_cuda else max(1, CPU_PIXELS // area)
+    return level(x) if len(x) <= size else torch.cat([level(piece) for piece in x.split(size)])
 
 
 def _activated(norm: nn.Module, x: Tensor) -> Tensor:

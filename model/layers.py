@@ -141,7 +141,10 @@ class MoTAttention(nn.Module):
     def largest_score(self) -> float:
         """What no product of a query and a key, scaled, can exceed: both are normed, so only the weights count."""
         of_q, of_k = (
-            max(float(self.get_submodule(f"{name}_norm{suffix}").weight.detach().abs().max()) for suffix in ("", "_moe_gen"))
+            max(
+                float(self.get_submodule(f"{name}_norm{suffix}").weight.detach().abs().max())
+                for suffix in ("", "_moe_gen")
+            )
             for name in "qk"
         )
         return of_q * of_k * self.head_dim**0.5

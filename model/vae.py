@@ -20,7 +20,7 @@ from model.images import Pixels, for_vae, for_vit, normalised, patchify, unpatch
 from model.pictures import Grid, Pictures
 from model.vit import patch_side
 
-CPU_PIXELS, PIXELS = 2**15, 2**24  # of the pictures that go through the autoencoder together
+CPU_PIXELS, PIXELS = 2**18, 2**24  # of the pictures that go through the autoencoder together
 
 
 def new_vae(channels: Sequence[int] = (16, 32, 64, 64), latent_channels: int = 4, blocks: int = 1) -> AutoencoderKL:
@@ -71,7 +71,7 @@ def to_pixels(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 
 def _chunks(n: int, pixels: int, device: torch.device) -> list[slice]:
-    """Pictures that go through together: on a CPU as many as its caches hold."""
+    """Pictures that go through together, as many as their maps leave memory for."""
     size = max(1, (CPU_PIXELS if device.type == "cpu" else PIXELS) // pixels)
     return [slice(i, i + size) for i in range(0, n, size)]
 

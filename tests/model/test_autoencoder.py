@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from model import autoencoder
 from model.autoencoder import decoded, doubled, encoded
 from model.vae import new_vae
 
@@ -19,6 +20,17 @@ def test_equals_diffusers(vae):
     with torch.no_grad():
         assert torch.allclose(encoded(vae, pictures), vae.encoder(pictures), atol=1e-6)
         assert torch.allclose(decoded(vae, latents), vae.decoder(latents), atol=2e-5)
+
+
+def test_pieces_change_nothing(vae, monkeypatch):
+    pictures, latents = torch.randn(3, 3, 16, 16), torch.randn(3, 4, 2, 2)
+    with torch.no_grad():
+        whole = encoded(vae, pictures), decoded(vae, latents)
+        monkeypatch.setattr(autoencoder, "CPU_PIXELS", 64)
+        assert all(
+            torch.allclose(*pair, atol=1e-6)
+            for pair in zip(whole, (encoded(vae, pictures), decoded(vae, latents)), strict=True)
+        )
 
 
 def test_gradients_equal_diffusers(vae):
