@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.attention import LARGEST_SCORE, PADDING, SESSION
-from model.layers import LayerCache
+from model.rows import LayerCache
 
 
 class Cache:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,11 +20,11 @@ from model.batch import Calls, PackedBatch
 from model.cache import Cache
 from model.decoding import Generators, TextSample, sample_text
 from model.guidance import Guidance, combine
-from model.layers import LayerCache, Part, Rows
 from model.layout import lay_out
 from model.modeling import EditModel
 from model.partition import windows
 from model.pictures import Grid, Pictures
+from model.rows import LayerCache, Part, Rows, evened
 from model.segments import Kind, RopeState, Segment, View, picture_segments, place_all
 from model.token_arrays import token_count
 from model.tokenizer import SpecialIds
@@ -124,15 +124,11 @@ class Context:
         return None if bool(seen.all()) else additive(seen, self.model.dtype)
 
     def _evened(self, rows: Rows, batch: PackedBatch) -> Rows:
-        """Rows of noisy pictures without indices: each holds its two frame tokens and then its latents. All share one
-        rope id; the tables are spread over the heads, which keeps the rotation's inner loops long."""
+        """Rows of noisy pictures: two frame tokens, then the latents, which is an order as good as any."""
         count = sum(part.rows for part in rows.parts)
-        frames, latents = len(batch.token_ids) // count, len(batch.noisy_index) // count
-        attention = self.model.language_model.model.layers[0].self_attn
+        attention: Any = self.model.language_model.model.layers[0].self_attn
         heads = attention.heads + attention.kv_heads
-        tables = (x[: len(batch.token_ids) : frames].unsqueeze(1) for x in (rows.cos, rows.sin))
-        cos, sin = (x.expand(-1, -1, heads, -1).contiguous() for x in tables)
-        return replace(rows, cos=cos, sin=sin, even=(frames, latents))
+        return evened(rows, len(batch.token_ids) // count, len(batch.noisy_index) // count, heads)
 
     def _layers(self) -> list[list[LayerCache]]:
         return [stream.layers for stream in self.streams]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.attention import BRANCH, COLUMN, KIND, ORDER, PADDING, SESSION, STREAM, TURN, additive, visible
-from model.layers import Part, Rows
+from model.rows import Part, Rows
 from model.segments import Segment
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ Rules: BAGEL (pre-norm; q/k RMS norm before rope; biases on q/k/v only).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,58 +18,7 @@ from transformers import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RotaryEmbedding
 
 from model.attention import attend
-
-
-@dataclass(frozen=True)
-class Part:
-    """A call of attention: `rows` rows of `queries` and `keys` tokens. With a cache the keys are written at `start`
-    of stream `stream` and follow what is there; parts that share columns overwrite each other, in order. A part that
-    `borrows` its columns puts back what was there. mask: see `model.attention.attend`."""
-
-    rows: int
-    queries: int
-    keys: int
-    mask: Any
-    stream: int = 0
-    start: int = 0
-    borrows: bool = False
-
-
-@dataclass(frozen=True)
-class Rows:
-    """How flat tokens (order: understanding, then generation) attend.
-
-    queries, keys: flat tokens of the parts' rows, laid end to end; restore (U+G,): place of each token among the
-    queries. cos, sin (U+G, 1, head_dim), the first half of sin negated.
-    `even`: every row holds as many tokens of either expert, (understanding, generation), in this order. Rows are cut
-    and joined without an index then; cos and sin are (rows, tokens or 1, heads or 1, head_dim).
-    """
-
-    parts: Sequence[Part]
-    queries: Tensor
-    keys: Tensor
-    restore: Tensor
-    cos: Tensor
-    sin: Tensor
-    even: tuple[int, int] | None = None
-
-
-@dataclass
-class LayerCache:
-    """Keys and values (B, Hkv, capacity, D) of one layer; bounded: see `model.attention.attend`."""
-
-    keys: Tensor
-    values: Tensor
-    bounded: bool = False
-
-    def read(self, start: int, end: int) -> tuple[Tensor, Tensor]:
-        """Views of the columns [start, end)."""
-        return self.keys[:, :, start:end], self.values[:, :, start:end]
-
-    def write(self, start: int, columns: tuple[Tensor, Tensor]) -> None:
-        """Overwrite the columns from `start` on."""
-        for old, new in zip(self.read(start, start + columns[0].shape[2]), columns, strict=True):
-            old.copy_(new)
+from model.rows import LayerCache, Part, Rows
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -140,11 +88,9 @@ class MoTAttention(nn.Module):
     @property
     def largest_score(self) -> float:
         """What no product of a query and a key, scaled, can exceed: both are normed, so only the weights count."""
+        part: Any = self._modules
         of_q, of_k = (
-            max(
-                float(self.get_submodule(f"{name}_norm{suffix}").weight.detach().abs().max())
-                for suffix in ("", "_moe_gen")
-            )
+            max(float(part[f"{name}_norm{suffix}"].weight.detach().abs().max()) for suffix in ("", "_moe_gen"))
             for name in "qk"
         )
         return of_q * of_k * self.head_dim**0.5
@@ -158,18 +104,18 @@ class MoTAttention(nn.Module):
         qk = torch.cat((q, k), 1).view(x.shape[0], -1, self.head_dim)
         return rms_norm(qk, weight, of_q.eps), v.view(x.shape[0], -1, self.head_dim)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, part: Part, caches: list[LayerCache] | None) -> Tensor:
-        """(rows, H, queries, D) of a part; q (rows, queries, H, D), k and v (rows, keys, Hkv, D)."""
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    def _attend(self, qkv: Iterable[Tensor], part: Part, caches: list[LayerCache] | None) -> Tensor:
+        """(rows, queries, H, D) of a part; q (rows, queries, H, D), k and v (rows, keys, Hkv, D)."""
+        q, k, v = (x.transpose(1, 2) for x in qkv)
         if caches is None:
-            return attend(q, k, v, part.mask)
+            return attend(q, k, v, part.mask).transpose(1, 2)
         cache, end = caches[part.stream], part.start + part.keys
         before = [x.clone() for x in cache.read(part.start, end)] if part.borrows else []
         cache.write(part.start, (k, v))
         out = attend(q, *cache.read(0, end), part.mask, cache.bounded)
         if before:
             cache.write(part.start, (before[0], before[1]))
-        return out
+        return out.transpose(1, 2)
 
     def _even(
         self, und: tuple[Tensor, Tensor], gen: tuple[Tensor, Tensor], rows: Rows, caches: list[LayerCache] | None
@@ -180,8 +126,8 @@ class MoTAttention(nn.Module):
         qk, v = (_beside(*pair, first, second) for pair in zip(und, gen, strict=True))
         q, k = _rotate(qk, rows.cos, rows.sin).split((self.heads, self.kv_heads), 2)
         sizes = [part.rows for part in rows.parts]
-        listed = zip(q.split(sizes), k.split(sizes), v.split(sizes), rows.parts, strict=True)
-        outs = [self._attend(*tensors, part, caches).transpose(1, 2) for *tensors, part in listed]
+        listed = zip(*(x.split(sizes) for x in (q, k, v)), strict=True)
+        outs = [self._attend(qkv, part, caches) for qkv, part in zip(listed, rows.parts, strict=True)]
         width = self.heads * self.head_dim
         out_und = torch.cat([out[:, :first] for out in outs]).view(-1, width)
         return out_und, torch.cat([out[:, first:] for out in outs]).view(-1, width) if second else out_und[:0]
@@ -197,7 +143,7 @@ class MoTAttention(nn.Module):
         outs = []
         for asking, asked, part in zip(queries, keys, rows.parts, strict=True):
             shaped = (x.unflatten(0, (part.rows, -1)) for x in (asking, *asked.chunk(2, 1)))
-            outs.append(self._attend(*shaped, part, caches).transpose(1, 2).reshape(len(asking), -1))
+            outs.append(self._attend(shaped, part, caches).reshape(len(asking), -1))
         joined = outs[0] if len(outs) == 1 else torch.cat(outs)
         out = joined.index_select(0, rows.restore)
         return out[: len(und[0])], out[len(und[0]) :]

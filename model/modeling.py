@@ -19,8 +19,9 @@ from model.attention import additive
 from model.batch import Calls, PackedBatch
 from model.configuration import EditConfig
 from model.guidance import Guidance, combine
-from model.layers import LayerCache, MoTForCausalLM, RMSNorm, Rows, rotary
+from model.layers import MoTForCausalLM, RMSNorm, rotary
 from model.pictures import Pictures
+from model.rows import LayerCache, Rows
 from model.segments import View
 from model.vit import Connector, PositionTable, TimeEmbedder, VisionModel
 
