@@ -17,6 +17,8 @@ from torch.nn.functional import scaled_dot_product_attention
 # Rows of a marks tensor (8, B, L), int32.
 SESSION, ORDER, COLUMN, KIND, TURN, BRANCH, STREAM, HIDES_TEXT = range(8)
 PADDING = -1  # session of an empty slot
+LARGEST_SCORE = 60.0  # sums of exponentials of smaller scores stay far from what float32 can hold
+ROOM = 2**18  # scores that are worked on together: about half of a core's cache
 TEXT, NOISY = 0, 3  # values of model.packing.Kind that the rule speaks of
 
 
@@ -66,9 +68,30 @@ def _flex() -> Callable[..., Tensor]:
     return torch.compile(flex_attention, dynamic=True)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
-    """q (B, H, Q, D), k and v (B, Hkv, K, D) -> (B, H, Q, D). mask: additive bias, BlockMask, or None (see all)."""
+def attend_bounded(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention for scores that are known to be small: nothing needs to be subtracted before the exponential,
+    which saves the search for the largest score. Shapes as in `attend`; mask (B, 1, 1, K) or None. CPU, no gradient."""
+    rows, keys = q.shape[0] * k.shape[1], k.shape[2]
+    bias = None if mask is None else mask.expand(-1, k.shape[1], 1, keys).reshape(rows, 1, keys)
+    queries, k, v = q.reshape(rows, -1, q.shape[3]), k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1)
+    out = torch.empty_like(queries)
+    step = max(1, ROOM // (queries.shape[1] * keys))
+    room = q.new_empty(min(step, rows), queries.shape[1], keys)
+    for part in (slice(i, min(i + step, rows)) for i in range(0, rows, step)):
+        scores = room[: part.stop - part.start]
+        start, share = (scores, 0) if bias is None else (bias[part], 1)
+        torch.baddbmm(start, queries[part], k[part], beta=share, alpha=q.shape[3] ** -0.5, out=scores)
+        torch.bmm(scores.exp_(), v[part], out=out[part])
+        out[part] /= scores.sum(-1, keepdim=True)
+    return out.view_as(q)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any, bounded: bool = False) -> Tensor:
+    """q (B, H, Q, D), k and v (B, Hkv, K, D) -> (B, H, Q, D). mask: additive bias, BlockMask, or None (see all).
+    bounded: no score exceeds LARGEST_SCORE (CPU, no gradient)."""
     grouped = q.shape[1] != k.shape[1]
+    if bounded and q.shape[2] > 1 and (mask is None or mask.shape[2] == 1):
+        return attend_bounded(q, k, v, mask)
     if mask is None or isinstance(mask, Tensor):
         if grouped and q.shape[2] == 1:  # a new token: the heads that share keys ask as rows of one head
             shared = q.view(q.shape[0], k.shape[1], -1, q.shape[3])

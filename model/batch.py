@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from model.attention import additive, block_mask
-from model.layers import Part
 from model.partition import Dense, dense
+from model.rows import Part
 from model.segments import View
 
 
@@ -20,7 +20,7 @@ def _part(call: Dense, dtype: torch.dtype) -> Part:
 
 
 class Calls(NamedTuple):
-    """Attention calls of a forward, and their tokens: see `model.layers.Rows`."""
+    """Attention calls of a forward, and their tokens: see `model.rows.Rows`."""
 
     parts: list[Part]
     queries: Tensor

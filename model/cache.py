@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.attention import PADDING, SESSION
-from model.layers import LayerCache
+from model.attention import LARGEST_SCORE, PADDING, SESSION
+from model.rows import LayerCache
 
 
 class Cache:
@@ -23,7 +23,9 @@ class Cache:
         layers = []
         for module in attention:
             shape = (rows, module.kv_heads, capacity, module.head_dim)
-            layers.append(LayerCache(*(torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))))
+            keys, values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
+            plain = device.type == "cpu" and dtype == torch.float32
+            layers.append(LayerCache(keys, values, plain and module.largest_score <= LARGEST_SCORE))
         marks = torch.zeros((8, rows, capacity), dtype=torch.int32, device=device)
         marks[SESSION] = PADDING
         return Cache(layers, marks)
@@ -55,5 +57,7 @@ class Cache:
 
     def select(self, rows: Tensor) -> Cache:
         """The named rows (repeats allowed), copied."""
-        layers = [LayerCache(x.keys.index_select(0, rows), x.values.index_select(0, rows)) for x in self.layers]
+        layers = [
+            LayerCache(x.keys.index_select(0, rows), x.values.index_select(0, rows), x.bounded) for x in self.layers
+        ]
         return Cache(layers, self.marks.index_select(1, rows), self.length)

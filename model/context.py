@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,11 +20,11 @@ from model.batch import Calls, PackedBatch
 from model.cache import Cache
 from model.decoding import Generators, TextSample, sample_text
 from model.guidance import Guidance, combine
-from model.layers import LayerCache, Part, Rows
 from model.layout import lay_out
 from model.modeling import EditModel
 from model.partition import windows
 from model.pictures import Grid, Pictures
+from model.rows import LayerCache, Part, Rows, evened
 from model.segments import Kind, RopeState, Segment, View, picture_segments, place_all
 from model.token_arrays import token_count
 from model.tokenizer import SpecialIds
@@ -105,11 +105,13 @@ class Context:
         for stream, start, end in zip(streams, begins, ends, strict=True):
             cache, marks, width = self.streams[stream], batch.marks[:, :, start:end], end - start
             marks[COLUMN] += cache.length - start
-            at = cache.length if lasting else self._needed(cache, marks)
-            mask = self._mask(cache, marks, at)
+            asking = marks if lasting else marks[:, :, :1]  # the tokens of a noisy picture see alike
+            at = cache.length if lasting else self._needed(cache, asking)
+            mask = self._mask(cache, asking, marks, at)
             parts.append(Part(self.rows, width, width, mask, stream, at, borrows=at < cache.length))
             cache.reserve(width)
-        return batch, self.model.rows_of(batch, Calls(parts, tokens, tokens, restore))
+        rows = self.model.rows_of(batch, Calls(parts, tokens, tokens, restore))
+        return batch, rows if lasting else self._evened(rows, batch)
 
     @staticmethod
     def _needed(cache: Cache, queries: Tensor) -> int:
@@ -117,9 +119,16 @@ class Context:
         seen = torch.nonzero(visible(queries, cache.marks[:, :, : cache.length]).any(0).any(0))
         return int(seen[-1]) + 1 if len(seen) else 0
 
-    def _mask(self, cache: Cache, queries: Tensor, columns: int) -> Tensor | None:
-        seen = visible(queries, torch.cat((cache.marks[:, :, :columns], queries), -1))
+    def _mask(self, cache: Cache, queries: Tensor, own: Tensor, columns: int) -> Tensor | None:
+        seen = visible(queries, torch.cat((cache.marks[:, :, :columns], own), -1))
         return None if bool(seen.all()) else additive(seen, self.model.dtype)
+
+    def _evened(self, rows: Rows, batch: PackedBatch) -> Rows:
+        """Rows of noisy pictures: two frame tokens, then the latents, which is an order as good as any."""
+        count = sum(part.rows for part in rows.parts)
+        attention: Any = self.model.language_model.model.layers[0].self_attn
+        heads = attention.heads + attention.kv_heads
+        return evened(rows, len(batch.token_ids) // count, len(batch.noisy_index) // count, heads)
 
     def _layers(self) -> list[list[LayerCache]]:
         return [stream.layers for stream in self.streams]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.attention import BRANCH, COLUMN, KIND, ORDER, PADDING, SESSION, STREAM, TURN, additive, visible
-from model.layers import Part, Rows
+from model.rows import Part, Rows
 from model.segments import Segment
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class _Decoder:
         first = torch.tensor([s.rope[0] for s in context.states], device=self.model.device)
         steps = first + torch.arange(limit, device=self.model.device)[:, None]
         tables = self.model.rope(steps.flatten())
-        self.cos, self.sin = (table.view(limit, self.rows, 1, -1) for table in tables)
+        self.cos, self.sin = (table.view(limit, self.rows, 1, 1, -1) for table in tables)
         self.step = 0
 
     def feed(self, ids: Tensor, alive: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class _Decoder:
         self.column[SESSION] = torch.where(alive, 0, PADDING)[:, None]
         self.seen = torch.cat((self.seen, alive[:, None, None]), -1)
         part = Part(self.rows, 1, 1, additive(self.seen, self.model.dtype), 0, self.cache.length)
-        rows = Rows([part], self.flat, self.flat, self.flat, self.cos[self.step], self.sin[self.step])
+        rows = Rows([part], self.flat, self.flat, self.flat, self.cos[self.step], self.sin[self.step], (1, 0))
         und = self.model.get_input_embeddings()(ids)
         hidden, _ = self.model.decode(und, und[:0], rows, [self.cache.layers])
         self.cache.commit(self.column)

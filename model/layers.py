@@ -7,8 +7,7 @@ Rules: BAGEL (pre-norm; q/k RMS norm before rope; biases on q/k/v only).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,58 +18,22 @@ from transformers import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RotaryEmbedding
 
 from model.attention import attend
+from model.rows import LayerCache, Part, Rows
 
 
-@dataclass(frozen=True)
-class Part:
-    """A call of attention: `rows` rows of `queries` and `keys` tokens. With a cache the keys are written at `start`
-    of stream `stream` and follow what is there; parts that share columns overwrite each other, in order. A part that
-    `borrows` its columns puts back what was there. mask: see `model.attention.attend`."""
-
-    rows: int
-    queries: int
-    keys: int
-    mask: Any
-    stream: int = 0
-    start: int = 0
-    borrows: bool = False
-
-
-@dataclass(frozen=True)
-class Rows:
-    """How flat tokens (order: understanding, then generation) attend.
-
-    queries, keys: flat tokens of the parts' rows, laid end to end; restore (U+G,): place of each token among the
-    queries. cos, sin (U+G, 1, head_dim), the first half of sin negated.
-    """
-
-    parts: Sequence[Part]
-    queries: Tensor
-    keys: Tensor
-    restore: Tensor
-    cos: Tensor
-    sin: Tensor
-
-
-@dataclass
-class LayerCache:
-    """Keys and values (B, Hkv, capacity, D) of one layer."""
-
-    keys: Tensor
-    values: Tensor
-
-    def read(self, start: int, end: int) -> tuple[Tensor, Tensor]:
-        """Views of the columns [start, end)."""
-        return self.keys[:, :, start:end], self.values[:, :, start:end]
-
-    def write(self, start: int, columns: tuple[Tensor, Tensor]) -> None:
-        """Overwrite the columns from `start` on."""
-        for old, new in zip(self.read(start, start + columns[0].shape[2]), columns, strict=True):
-            old.copy_(new)
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm over the last axis: statistics in float32, result cast back, then times the weight."""
+    if x.dtype == torch.float32 and not x.is_cuda:  # where nothing fuses the norm, this walks the tensor less often
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        if torch.is_grad_enabled():
+            return x * (size.square() / x.shape[-1] + eps).rsqrt() * weight
+        return (x * size.square_().div_(x.shape[-1]).add_(eps).rsqrt_()).mul_(weight)
+    normed = F.rms_norm(x.float(), x.shape[-1:], None, eps)
+    return weight * normed.to(x.dtype)
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm: statistics in float32, result cast back, then times the weight."""
+    """See `rms_norm`."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -78,17 +41,24 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32 and not x.is_cuda:  # where nothing fuses the norm, this walks the tensor less often
-            size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-            return x * (size.square() / x.shape[-1] + self.eps).rsqrt() * self.weight
-        if x.dtype == torch.float32:
+        if x.dtype == torch.float32 and x.is_cuda:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        return self.weight * F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
+
+
+class MLP(Qwen2MLP):
+    """Qwen's gated MLP; without a gradient to keep for it writes in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        if torch.is_grad_enabled():
+            return self.down_proj(self.act_fn(gate) * up)
+        return self.down_proj(self.act_fn(gate).mul_(up))
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Qwen's rotation of halves; the sign of the swapped half sits in `sin`."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def rotary(module: Qwen2RotaryEmbedding, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -115,47 +85,83 @@ class MoTAttention(nn.Module):
             self.add_module(f"q_norm{suffix}", RMSNorm(self.head_dim, config.rms_norm_eps))
             self.add_module(f"k_norm{suffix}", RMSNorm(self.head_dim, config.rms_norm_eps))
 
+    @property
+    def largest_score(self) -> float:
+        """What no product of a query and a key, scaled, can exceed: both are normed, so only the weights count."""
+        part: Any = self._modules
+        of_q, of_k = (
+            max(float(part[f"{name}_norm{suffix}"].weight.detach().abs().max()) for suffix in ("", "_moe_gen"))
+            for name in "qk"
+        )
+        return of_q * of_k * self.head_dim**0.5
+
     def _project(self, x: Tensor, suffix: str) -> tuple[Tensor, Tensor]:
         """q and k of one expert's tokens, normed, side by side (T, H + Hkv, head_dim), and v (T, Hkv, head_dim)."""
-        part = self._modules
-        shape = (x.shape[0], -1, self.head_dim)
-        q = part[f"q_norm{suffix}"](part[f"q_proj{suffix}"](x).view(shape))  # type: ignore[misc]
-        k = part[f"k_norm{suffix}"](part[f"k_proj{suffix}"](x).view(shape))  # type: ignore[misc]
-        return torch.cat((q, k), 1), part[f"v_proj{suffix}"](x).view(shape)  # type: ignore[misc]
+        part: Any = self._modules
+        q, k, v = (part[f"{name}_proj{suffix}"](x) for name in "qkv")
+        of_q, of_k = part[f"q_norm{suffix}"], part[f"k_norm{suffix}"]
+        weight = torch.cat((of_q.weight.expand(self.heads, -1), of_k.weight.expand(self.kv_heads, -1)))
+        qk = torch.cat((q, k), 1).view(x.shape[0], -1, self.head_dim)
+        return rms_norm(qk, weight, of_q.eps), v.view(x.shape[0], -1, self.head_dim)
 
-    def _attend(self, q: Tensor, kv: Tensor, part: Part, caches: list[LayerCache] | None) -> Tensor:
-        """(rows*queries, H*D) of a part; q (rows*queries, H, D), kv (rows*keys, 2*Hkv, D)."""
-        q = q.view(part.rows, part.queries, -1, self.head_dim).transpose(1, 2)
-        k, v = kv.view(part.rows, part.keys, -1, self.head_dim).transpose(1, 2).chunk(2, 1)
+    def _attend(self, qkv: Iterable[Tensor], part: Part, caches: list[LayerCache] | None) -> Tensor:
+        """(rows, queries, H, D) of a part; q (rows, queries, H, D), k and v (rows, keys, Hkv, D)."""
+        q, k, v = (x.transpose(1, 2) for x in qkv)
         if caches is None:
-            return self._mix(q, k, v, part)
+            return attend(q, k, v, part.mask).transpose(1, 2)
         cache, end = caches[part.stream], part.start + part.keys
         before = [x.clone() for x in cache.read(part.start, end)] if part.borrows else []
         cache.write(part.start, (k, v))
-        out = self._mix(q, *cache.read(0, end), part)
+        out = attend(q, *cache.read(0, end), part.mask, cache.bounded)
         if before:
             cache.write(part.start, (before[0], before[1]))
-        return out
+        return out.transpose(1, 2)
 
-    @staticmethod
-    def _mix(q: Tensor, k: Tensor, v: Tensor, part: Part) -> Tensor:
-        return attend(q, k, v, part.mask).transpose(1, 2).reshape(part.rows * part.queries, -1)
+    def _even(
+        self, und: tuple[Tensor, Tensor], gen: tuple[Tensor, Tensor], rows: Rows, caches: list[LayerCache] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Attention of rows that hold as many tokens of either expert: (U, H*D) and (G, H*D)."""
+        assert rows.even is not None
+        first, second = rows.even
+        qk, v = (_beside(*pair, first, second) for pair in zip(und, gen, strict=True))
+        q, k = _rotate(qk, rows.cos, rows.sin).split((self.heads, self.kv_heads), 2)
+        sizes = [part.rows for part in rows.parts]
+        listed = zip(*(x.split(sizes) for x in (q, k, v)), strict=True)
+        outs = [self._attend(qkv, part, caches) for qkv, part in zip(listed, rows.parts, strict=True)]
+        width = self.heads * self.head_dim
+        out_und = torch.cat([out[:, :first] for out in outs]).view(-1, width)
+        return out_und, torch.cat([out[:, first:] for out in outs]).view(-1, width) if second else out_und[:0]
 
-    def forward(self, und: Tensor, gen: Tensor, rows: Rows, caches: list[LayerCache] | None) -> tuple[Tensor, Tensor]:
-        qk, v = self._project(und, "")
-        if gen.shape[0]:
-            gen_qk, gen_v = self._project(gen, "_moe_gen")
-            qk, v = torch.cat((qk, gen_qk)), torch.cat((v, gen_v))
+    def _gathered(
+        self, und: tuple[Tensor, Tensor], gen: tuple[Tensor, Tensor], rows: Rows, caches: list[LayerCache] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Attention of any tokens: (U, H*D) and (G, H*D)."""
+        qk, v = (torch.cat(pair) if pair[1].shape[0] else pair[0] for pair in zip(und, gen, strict=True))
         q, k = _rotate(qk, rows.cos, rows.sin).split((self.heads, self.kv_heads), 1)
         queries = q.index_select(0, rows.queries).split([part.rows * part.queries for part in rows.parts])
         keys = torch.cat((k, v), 1).index_select(0, rows.keys).split([part.rows * part.keys for part in rows.parts])
-        zipped = zip(queries, keys, rows.parts, strict=True)
-        outs = [self._attend(asking, asked, part, caches) for asking, asked, part in zipped]
+        outs = []
+        for asking, asked, part in zip(queries, keys, rows.parts, strict=True):
+            shaped = (x.unflatten(0, (part.rows, -1)) for x in (asking, *asked.chunk(2, 1)))
+            outs.append(self._attend(shaped, part, caches).reshape(len(asking), -1))
         joined = outs[0] if len(outs) == 1 else torch.cat(outs)
         out = joined.index_select(0, rows.restore)
-        split = und.shape[0]
-        gen_out = self._modules["o_proj_moe_gen"](out[split:]) if gen.shape[0] else gen  # type: ignore[misc]
-        return self._modules["o_proj"](out[:split]), gen_out  # type: ignore[misc]
+        return out[: len(und[0])], out[len(und[0]) :]
+
+    def forward(self, und: Tensor, gen: Tensor, rows: Rows, caches: list[LayerCache] | None) -> tuple[Tensor, Tensor]:
+        part: Any = self._modules
+        of_und = self._project(und, "")
+        empty = of_und[0][:0], of_und[1][:0]
+        of_gen = self._project(gen, "_moe_gen") if gen.shape[0] else empty
+        mix = self._gathered if rows.even is None else self._even
+        out_und, out_gen = mix(of_und, of_gen, rows, caches)
+        return part["o_proj"](out_und), part["o_proj_moe_gen"](out_gen) if gen.shape[0] else gen
+
+
+def _beside(und: Tensor, gen: Tensor, first: int, second: int) -> Tensor:
+    """Tokens of both experts in even rows: (rows, first + second, heads, D)."""
+    rows = und.unflatten(0, (-1, first))
+    return torch.cat((rows, gen.unflatten(0, (-1, second))), 1) if second else rows
 
 
 class MoTLayer(nn.Module):
@@ -164,8 +170,8 @@ class MoTLayer(nn.Module):
     def __init__(self, config: Qwen2Config) -> None:
         super().__init__()
         self.self_attn = MoTAttention(config)
-        self.mlp = Qwen2MLP(config)
-        self.mlp_moe_gen = Qwen2MLP(config)
+        self.mlp = MLP(config)
+        self.mlp_moe_gen = MLP(config)
         width, eps = config.hidden_size, config.rms_norm_eps
         self.input_layernorm = RMSNorm(width, eps)
         self.input_layernorm_moe_gen = RMSNorm(width, eps)

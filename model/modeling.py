@@ -19,8 +19,9 @@ from model.attention import additive
 from model.batch import Calls, PackedBatch
 from model.configuration import EditConfig
 from model.guidance import Guidance, combine
-from model.layers import LayerCache, MoTForCausalLM, RMSNorm, Rows, rotary
+from model.layers import MoTForCausalLM, RMSNorm, rotary
 from model.pictures import Pictures
+from model.rows import LayerCache, Rows
 from model.segments import View
 from model.vit import Connector, PositionTable, TimeEmbedder, VisionModel
 
@@ -150,10 +151,10 @@ class EditModel(PreTrainedModel):
         if noisy is not None and timesteps is not None and batch.noisy_index.numel():
             if timesteps.shape[0] != batch.noisy_start.shape[0]:
                 timesteps = timesteps[batch.noisy_start]
-            time = self.time_embedder(timesteps)[batch.noisy_of_token]
-            latent = (self.vae2llm(noisy.to(self.dtype)) + time)[batch.noisy_index]
+            time = self.time_embedder(timesteps).index_select(0, batch.noisy_of_token)
+            latent = (self.vae2llm(noisy.to(self.dtype)) + time).index_select(0, batch.noisy_index)
             gen.append(latent + self._latent_positions(batch.noisy_cells))
-        return und, torch.cat(gen)
+        return und, torch.cat(gen[1:]) if len(gen) > 1 else gen[0]
 
     def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin, see `model.layers.rotary`. The frequencies are no part of the module: they are in no
@@ -180,8 +181,9 @@ class EditModel(PreTrainedModel):
 
     def velocities(self, batch: PackedBatch, gen: Tensor) -> Tensor:
         """(views, ΣN, C) velocities in table order; float32, because guidance multiplies their rounding."""
-        noisy = gen[batch.clean_index.shape[0] :][batch.view_rows]
-        return self.llm2vae(self.language_model.model.norm_moe_gen(noisy)).float()
+        noisy = gen[batch.clean_index.shape[0] :].index_select(0, batch.view_rows.flatten())
+        velocity = self.llm2vae(self.language_model.model.norm_moe_gen(noisy)).float()
+        return velocity.unflatten(0, batch.view_rows.shape)
 
     def forward(
         self,

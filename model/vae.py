@@ -14,12 +14,13 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.autoencoder import decoded, encoded
 from model.configuration import EditConfig
 from model.images import Pixels, for_vae, for_vit, normalised, patchify, unpatchify
 from model.pictures import Grid, Pictures
 from model.vit import patch_side
 
-CPU_PIXELS, PIXELS = 2**15, 2**24  # of the pictures that go through the autoencoder together
+CPU_PIXELS, PIXELS = 2**18, 2**24  # of the pictures that go through the autoencoder together
 
 
 def new_vae(channels: Sequence[int] = (16, 32, 64, 64), latent_channels: int = 4, blocks: int = 1) -> AutoencoderKL:
@@ -53,7 +54,7 @@ def set_scale(vae: AutoencoderKL, scale: float, shift: float) -> None:
 
 def moments(vae: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log-variance (N, z, h, w) of normalised pictures (N, 3, H, W)."""
-    mean, logvar = vae.encoder(x).chunk(2, 1)
+    mean, logvar = encoded(vae, x).chunk(2, 1)
     return mean, logvar
 
 
@@ -66,11 +67,11 @@ def to_latents(vae: AutoencoderKL, x: Tensor) -> Tensor:
 def to_pixels(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """(N, 3, H, W) pictures, about [-1, 1], of scaled latents (N, z, h, w); differentiable."""
     scale, shift = scale_of(vae)
-    return vae.decoder(latents / scale + shift)
+    return decoded(vae, latents / scale + shift)
 
 
 def _chunks(n: int, pixels: int, device: torch.device) -> list[slice]:
-    """Pictures that go through together: on a CPU as many as its caches hold."""
+    """Pictures that go through together, as many as their maps leave memory for."""
     size = max(1, (CPU_PIXELS if device.type == "cpu" else PIXELS) // pixels)
     return [slice(i, i + size) for i in range(0, n, size)]
 
