@@ -22,9 +22,11 @@ from model.atomic import replacing
 from model.bundle import Bundle
 from model.config import SupervisedConfig
 from model.packing import Pictures
-from model.rollout import Sampler, Script, walk
+from model.rollout import walk
 from model.supervised import Batches
 from model.trainer import generator, numpy_generator
+from model.trajectories import Script
+from model.turn_sampler import Sampler
 
 ROLLED = 64  # sessions sampled at once
 

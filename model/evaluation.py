@@ -17,9 +17,10 @@ from model.bundle import Bundle, load
 from model.config import EvaluationConfig
 from model.judges import JUDGE, METRICS, SessionScores
 from model.judges.exact import judge_many
-from model.rollout import Trajectory, rollout
+from model.rollout import rollout
 from model.strips import draw_strip
 from model.trainer import Report
+from model.trajectories import Trajectory
 
 Row = dict[str, Any]
 

@@ -17,8 +17,9 @@ from model.bundle import Bundle
 from model.config import RlConfig
 from model.judges import METRICS, Score, SessionScores
 from model.judges.exact import judge_many
-from model.rollout import Exploration, GoOn, Trajectory, rollout
+from model.rollout import rollout
 from model.trainer import numpy_generator
+from model.trajectories import Exploration, GoOn, Trajectory
 
 REWARDED = ("IF", "CC", "GA")  # metrics, in the order of `RlConfig.rewards`
 
@@ -188,7 +189,8 @@ def compare(
 
 def merge(trajectories: list[Trajectory], advantages: Tensor) -> Tensor:
     """Advantages (b, g, t) of traces, where what several members did alike is replayed once, with the sum of theirs."""
-    merged, first = advantages.flatten(0, 1).clone(), {}
+    merged = advantages.flatten(0, 1).clone()
+    first: dict[int, int] = {}
     for row, piece in _pieces(trajectories):
         for turn in range(piece.own, len(piece.turns)):
             owner = first.setdefault(id(piece.turns[turn]), row)

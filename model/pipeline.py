@@ -15,7 +15,9 @@ from model.bundle import Bundle, load
 from model.config import SamplingConfig
 from model.guidance import Guidance
 from model.images import Pixels, for_vae, on_white
-from model.rollout import Sampler, Script, Trajectory, walk
+from model.rollout import walk
+from model.trajectories import Script, Trajectory
+from model.turn_sampler import Sampler
 
 Picture = Image.Image | Pixels | str | Path
 

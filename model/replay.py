@@ -21,9 +21,9 @@ from model.config import SamplingConfig
 from model.guidance import Guidance
 from model.modeling import EditModel
 from model.packing import PackedBatch, Pictures, Segment, pack, session_segments
-from model.rollout import Exploration, Trajectory, Window
 from model.tokenizer import encode_texts
 from model.trainer import generator
+from model.trajectories import Exploration, Trajectory, Window
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from model import distributed
 from model.bundle import load
 from model.config import RlConfig
 from model.experience import explore, summarise
-from model.learning import improve, pays_kl
+from model.learning import improve
 from model.modeling import EditModel
+from model.policy_losses import pays_kl
 from model.taught import Anchor
 from model.trainer import Report, Trainer
 from model.watch import Watch, draw_samples

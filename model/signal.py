@@ -25,7 +25,8 @@ from data.parameters import read_profile, section
 from model.bundle import Bundle, load
 from model.config import RlConfig
 from model.experience import Experience, explore
-from model.learning import excerpts, policy_losses, prepare
+from model.learning import excerpts, prepare
+from model.policy_losses import policy_losses
 from model.replay import replay
 from model.rl import GENERATION, practice
 

@@ -11,7 +11,7 @@ from model.bundle import load
 from model.config import AnchorConfig, Optimisation, RlConfig, SamplingConfig
 from model.experience import Experience, best_siblings, explore, healthy_siblings, merge, summarise
 from model.judges import Absence, SessionScores
-from model.rollout import Trajectory
+from model.trajectories import Trajectory
 from tests.model.toys import toy_bundle
 
 CONFIG = RlConfig(

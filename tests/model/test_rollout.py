@@ -6,7 +6,8 @@ import torch
 
 from model.config import SamplingConfig
 from model.replay import Excerpt, explored, replay, store, transition
-from model.rollout import Exploration, rollout
+from model.rollout import rollout
+from model.trajectories import Exploration
 from tests.model.toys import toy_bundle, toy_example
 
 SAMPLING = SamplingConfig(points=5, temperature=1.0, max_trace=6)

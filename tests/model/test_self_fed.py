@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from model.bundle import load
 from model.config import SamplingConfig
 from model.images import for_vae, for_vit, on_white
-from model.rollout import Exploration, Sampler, Script, TurnSample, walk
+from model.rollout import walk
 from model.tokenizer import encode_texts
+from model.trajectories import Exploration, Script, TurnSample
+from model.turn_sampler import Sampler
 from tests.model import golden, make_golden
 from tests.model.hand import Hand, Turn, stochastic, times_of
 
