@@ -17,7 +17,7 @@ from tasks.settings import settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
 
 FLUSH_SECONDS = 2.0  # a metric costs 16 to 32 ms alone and well under 1 ms in a batch
 BATCH = 500  # metrics of one request; MLflow takes up to 1,000
@@ -127,7 +127,7 @@ class ActiveRun:
             raise UserError(f"digest {digest} of {name} has more than 36 characters", "Pass DVC's md5 of the folder")
         texts = [canonical(about, plain).decode() for about in (source, profile)]
         made = Dataset(name, digest, "dvc", texts[0], profile=texts[1])
-        client().log_inputs(self.run_id, datasets=[DatasetInput(made, [InputTag("mlflow.data.context", context)])])
+        log_dataset(client(), self.run_id, DatasetInput(made, [InputTag("mlflow.data.context", context)]))
 
     def model_input(self, model_id: str) -> None:
         """The model that this run starts from or judges."""
@@ -163,3 +163,16 @@ class ActiveRun:
         """Say what the stage hands on: with it, and only with it, the run counts as finished."""
         self.result = dict(handed_on)
         self.tag({Tag.RESULT: canonical(self.result, plain).decode()})
+
+
+def log_dataset(store: MlflowClient, run_id: str, used: DatasetInput) -> None:
+    """Log a data set as input. MLflow looks for it before it enters it, so of two runs that enter a new one at once one
+    is refused; that one finds it the second time."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        store.log_inputs(run_id, datasets=[used])
+    except MlflowException as error:
+        if "unique constraint" not in str(error).lower():
+            raise
+        store.log_inputs(run_id, datasets=[used])

@@ -20,6 +20,7 @@ from tasks.ledger import Ledger
 from tasks.models import ModelRecord, digest
 from tasks.policy import load_policy
 from tasks.promotion import Candidate
+from tasks.recording import log_dataset
 from tasks.registry import Registry
 from tasks.scores import Scores
 from tasks.signing import load_identity
@@ -165,7 +166,7 @@ def use_dataset(house: House, run_id: str, name: str) -> None:
         house.client.set_terminated(built.info.run_id, "FINISHED")
     source = json.dumps({"path": f"data/{name}"})
     dataset = Dataset(name, found, "dvc", source, profile=json.dumps({"rows": 1}))
-    house.client.log_inputs(run_id, datasets=[DatasetInput(dataset, [])])
+    log_dataset(house.client, run_id, DatasetInput(dataset, []))
 
 
 def evaluate(house: House, model: ModelRecord, scores: Scores) -> str:

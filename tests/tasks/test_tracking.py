@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from mlflow.exceptions import MlflowException
 
 from data.errors import UserError
 from mlflow_config.settings import Tag, stage_tag
 from tasks import tracking
+from tasks.recording import log_dataset
 from tasks.settings import settings
 
 
@@ -169,3 +171,26 @@ def test_a_killed_process_leaves_a_run_that_the_next_one_takes_up(home):
     again = finish()
     assert again.run_id == dead.info.run_id and status(again.run_id) == "FINISHED"
     assert len(tracking.find("smoke", "train_sft")) == 1
+
+
+class Racing:
+    """A store that refuses as often as it is told to, as MLflow does when another run enters a data set first."""
+
+    def __init__(self, refusals, message):
+        self.refusals, self.message, self.logged = refusals, message, []
+
+    def log_inputs(self, run_id, datasets):
+        if self.refusals:
+            self.refusals -= 1
+            raise MlflowException(self.message)
+        self.logged.append((run_id, *datasets))
+
+
+def test_a_data_set_that_another_run_has_just_entered_is_found_the_second_time():
+    store = Racing(1, "(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.name")
+    log_dataset(store, "run", "used")
+    assert store.logged == [("run", "used")]
+    with pytest.raises(MlflowException, match="duplicate"):
+        log_dataset(Racing(2, "duplicate key value violates unique constraint"), "run", "used")
+    with pytest.raises(MlflowException, match="disk"):
+        log_dataset(Racing(1, "disk is full"), "run", "used")
