@@ -24,12 +24,14 @@ TEXT, NOISY = 0, 3  # values of model.packing.Kind that the rule speaks of
 
 def _rule(q: list[Tensor], k: list[Tensor]) -> Tensor:
     """Visibility from broadcastable marks: the same session and stream, then either the own segment (text causally,
-    else fully) or an earlier one that is neither noise, nor another turn's branch, nor a text that the query hides."""
+    else fully) or an earlier one that is neither noise, nor another turn's branch, nor one beside the own branch, nor a
+    text that the query hides."""
     own = q[ORDER] == k[ORDER]
     inside = own & ((q[KIND] != TEXT) | (k[COLUMN] <= q[COLUMN]))
     same_turn = q[TURN] == k[TURN]
     hidden = (q[HIDES_TEXT] == 1) & (k[KIND] == TEXT) & same_turn
-    earlier = (k[ORDER] < q[ORDER]) & (k[KIND] != NOISY) & ((k[BRANCH] == 0) | same_turn) & ~hidden
+    followed = (k[BRANCH] == 0) | (same_turn & ((q[BRANCH] == 0) | (q[BRANCH] == k[BRANCH])))
+    earlier = (k[ORDER] < q[ORDER]) & (k[KIND] != NOISY) & followed & ~hidden
     return (q[SESSION] == k[SESSION]) & (q[STREAM] == k[STREAM]) & (inside | earlier)
 
 

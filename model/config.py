@@ -125,7 +125,8 @@ class RlConfig:
     group_size: int = 8  # trajectories of a session (released: 6)
     max_turns: int | None = None  # sessions are cut after as many turns; None is whole sessions
     replay_batch: int = 16  # trajectories replayed in one forward
-    updates: int = 1  # optimiser steps of one iteration (released: 2)
+    epochs: int = 1  # passes over an iteration's experience
+    minibatches: int = 1  # parts of it, an optimiser step each (released: 2)
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=1.0))
     sde: Literal["flow", "cps"] = "cps"  # released: flow
     noise_level: float = 0.6  # released: 1.3 with flow
@@ -153,7 +154,12 @@ class RlConfig:
     text_weight: float = 1.0
     image_weight: float = 1.0
     anchor: AnchorConfig = field(default_factory=AnchorConfig)
-    rewards: tuple[float, float, float] = (0.3, 0.3, 0.4)  # IF, CC, GA
+    rewards: tuple[float, float, float, float] = (
+        0.3,
+        0.3,
+        0.4,
+        0.0,
+    )  # IF, CC, GA, success
     minimum_spread: float = 1e-3  # groups whose rewards spread less teach nothing
     generation_learning_rate: float | None = None  # of the generation expert; None: as the other's
     alert_every: int = 5  # iterations between two looks at held-out sessions; 0: none (released: 20, and no alert)

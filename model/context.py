@@ -162,7 +162,7 @@ class Context:
         what lies beyond a row's own text means nothing."""
         if branch:
             self._open_branch()
-        texts = [Segment(Kind.TEXT, self.turn, tuple(row), branch=branch) for row in ids]
+        texts = [Segment(Kind.TEXT, self.turn, tuple(row), branch=int(branch)) for row in ids]
         views = (View.FULL, View.NO_IMAGE) if self.guided else (View.FULL,)
         hidden = self.append([[[replace(text, view=view)] for text in texts] for view in views])
         self._spoken = True
@@ -221,7 +221,7 @@ class Context:
         if branch:
             self._open_branch()
         self._plans.clear()
-        query = Segment(Kind.TEXT, self.turn, branch=branch)
+        query = Segment(Kind.TEXT, self.turn, branch=int(branch))
         sample = sample_text(self, query, max_tokens, temperature, generator, allowed)
         texts = [replace(query, tokens=tuple(row)) for row in sample.texts()]
         self.states = [state.place(text)[1] for state, text in zip(self.states, texts, strict=True)]

@@ -63,7 +63,7 @@ def _column(context: Context, query: Segment) -> Tensor:
     """Marks (8, B, 1) of the next text token, but for its column."""
     marks = torch.zeros((8, context.rows, 1), dtype=torch.int32, device=context.model.device)
     marks[ORDER] = torch.tensor([[s.order] for s in context.states], dtype=torch.int32)
-    marks[KIND], marks[TURN], marks[BRANCH] = int(query.kind), query.turn, int(query.branch)
+    marks[KIND], marks[TURN], marks[BRANCH] = int(query.kind), query.turn, query.branch
     marks[STREAM] = query.stream
     return marks
 

@@ -21,7 +21,7 @@ from model.rollout import rollout
 from model.trainer import numpy_generator
 from model.trajectories import Exploration, GoOn, Trajectory
 
-REWARDED = ("IF", "CC", "GA")  # metrics, in the order of `RlConfig.rewards`
+REWARDED = ("IF", "CC", "GA", "success")  # metrics, in the order of `RlConfig.rewards`
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from model.config import RlConfig
 from model.experience import Experience
 from model.modeling import EditModel
 from model.policy_losses import Chunk, Metrics, joint_loss, pays_kl, policy_losses
-from model.replay import Excerpt, Replay, explored, renoised, replay, store, transition
+from model.replay import Excerpt, Replay, explored, renoised, replay, store, together, transition
 from model.taught import Anchor
-from model.trainer import Trainer
+from model.trainer import Trainer, numpy_generator
 
 ON_POLICY_TOLERANCE = 1e-4  # of the ratio before the first update
 LOW_PRECISION_TOLERANCE = 0.1  # the same where two orders of summation round apart
@@ -39,7 +39,8 @@ def excerpts(experience: Experience, config: RlConfig) -> list[Excerpt]:
         traces = [turn for turn in own if "text" in config.policies and text[row, turn]]
         if pictures or traces:
             found.append(Excerpt(row, piece, tuple(pictures), tuple(traces)))
-    return found
+    alone = "image" not in config.policies and not pays_kl(config)
+    return together(found) if alone else found
 
 
 def prepare(
@@ -90,14 +91,23 @@ def improve(
     step: int,
     anchor: Anchor | None = None,
 ) -> Metrics:
-    """The iteration's optimiser steps; the numbers are those of the last one, ratios before the first are checked."""
-    chunks: list[Chunk] = []
-    listed = excerpts(experience, config)
+    """The iteration's optimiser steps: `epochs` passes over the experience, each in `minibatches` parts.
+
+    The numbers are those of the last step; ratios are checked before the first.
+    """
+    parts = deal(excerpts(experience, config), config, step, len(experience.examples))
+    sources = (prepare(bundle, reference, experience, part, config, step) for part in parts)
+    # Of one part the first pass with gradients shows what the policy was that sampled; of several, one without them.
+    several = len(parts) > 1
+    kept = [_recalled(bundle.model, source, experience, config) for source in sources] if several else []
     metrics: Metrics = {}
-    for update in range(config.updates):
+    for update in range(config.epochs * len(parts)):
         watched: list[Metrics] = []
-        source = prepare(bundle, reference, experience, listed, config, step) if update == 0 else iter(chunks)
-        losses = _losses(bundle.model, source, chunks, watched, experience, config, update == 0)
+        if kept:
+            losses = _losses(bundle.model, kept[update % len(parts)], watched, experience, config)
+        else:
+            kept = [[]]
+            losses = _losses(bundle.model, next(sources), watched, experience, config, kept[0])
         held = anchor.losses(step, update, watched) if anchor else ()
         metrics = trainer.update(itertools.chain(losses, held))
         names = dict.fromkeys(name for found in watched for name in found)
@@ -105,28 +115,52 @@ def improve(
     return metrics
 
 
+def deal(listed: Sequence[Excerpt], config: RlConfig, step: int, groups: int) -> list[list[Excerpt]]:
+    """This rank's excerpts by minibatch, each group in one of them: the same ones on any number of ranks."""
+    places, random = distributed.places(groups), numpy_generator(config.optimisation.seed, step, "rl minibatches")
+    order = random.permutation(groups * distributed.world())
+    return [
+        [excerpt for excerpt in listed if order[places[excerpt.trajectory.session]] % config.minibatches == part]
+        for part in range(config.minibatches)
+    ]
+
+
+def _recalled(model: EditModel, source: Iterable[Chunk], experience: Experience, config: RlConfig) -> list[Chunk]:
+    """Chunks that remember what the policy was that sampled them."""
+    chunks = list(source)
+    for chunk in chunks:
+        with torch.no_grad():
+            _remember(model, replay(model, chunk.stored, config.sampling), chunk, experience)
+    return chunks
+
+
 def _losses(
     model: EditModel,
-    source: Iterator[Chunk],
-    chunks: list[Chunk],
+    source: Iterable[Chunk],
     watched: list[Metrics],
     experience: Experience,
     config: RlConfig,
-    on_policy: bool,
+    kept: list[Chunk] | None = None,
 ) -> Iterator[Tensor]:
-    """The loss of every chunk, in turn; chunks of the first update are kept for the others."""
+    """The loss of every chunk, in turn. With `kept` the weights are those that sampled: chunks remember them, and are
+    kept for further passes."""
     for chunk in source:
         result = replay(model, chunk.stored, config.sampling)
-        if on_policy:
-            exact = model.dtype == torch.float32
-            check_on_policy(result, chunk, experience, ON_POLICY_TOLERANCE if exact else LOW_PRECISION_TOLERANCE)
-            if not exact:
-                _adopt(result, chunk, experience)
-            chunk.old = result.velocity.detach()
-            chunks += [chunk] if config.updates > 1 else []
+        if kept is not None:
+            _remember(model, result, chunk, experience)
+            kept += [chunk] if config.epochs > 1 else []
         parts, metrics = policy_losses(result, chunk, experience, config)
         watched += [] if chunk.idle else [metrics]
         yield joint_loss(parts, config) * (not chunk.idle)
+
+
+def _remember(model: EditModel, result: Replay, chunk: Chunk, experience: Experience) -> None:
+    """Note a chunk's velocities and log-probabilities under the policy that sampled it, and check that it did."""
+    exact = model.dtype == torch.float32
+    check_on_policy(result, chunk, experience, ON_POLICY_TOLERANCE if exact else LOW_PRECISION_TOLERANCE)
+    if not exact:
+        _adopt(result, chunk, experience)
+    chunk.old = result.velocity.detach()
 
 
 def _adopt(result: Replay, chunk: Chunk, experience: Experience) -> None:

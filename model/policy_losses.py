@@ -46,16 +46,16 @@ def policy_losses(
 ) -> tuple[dict[str, Tensor], Metrics]:
     """Losses of a chunk by name (`image`, `text`, `kl`) and what to watch.
 
-    Every turn weighs the same, whatever its trace's length; a chunk's sum is divided by the turns of the iteration on
-    all ranks.
+    Every turn weighs the same, whatever its trace's length; a chunk's sum is divided by a minibatch's share of the
+    turns of the iteration on all ranks.
     """
-    turns = distributed.total(experience.exists.sum().item())
+    turns = distributed.total(experience.exists.sum().item()) / config.minibatches
     device, draws = result.velocity.device, chunk.stored.draws
     rows = torch.tensor([excerpt.row for excerpt in chunk.excerpts], device=device)
     image_advantage = experience.image_advantages.flatten(0, 1).to(device)[
         rows[result.picture_excerpt], result.picture_turn
     ]
-    text_advantage = experience.text_advantages.flatten(0, 1).to(device)[rows[result.text_excerpt], result.text_turn]
+    text_advantage = experience.text_advantages.flatten(0, 1).to(device)[result.text_row, result.text_turn]
     image, image_metrics = _image_loss(result, chunk, image_advantage, experience, config)
     text, text_metrics = _text_loss(result, chunk, text_advantage, config)
     kl = _kl(result, chunk, experience, config)
@@ -105,10 +105,7 @@ def _ratio(policy: str, log_ratio: Tensor, clip: float) -> Metrics:
 
 def share_of_trace(result: Replay) -> Tensor:
     """(M,) one over the length of the trace that a decision belongs to."""
-    if not len(result.text_excerpt):
-        return result.text_logprobs.new_zeros(0)
-    trace = result.text_excerpt * (result.text_turn.max() + 1) + result.text_turn
-    return 1.0 / torch.bincount(trace)[trace]
+    return 1.0 / torch.bincount(result.text_trace)[result.text_trace]
 
 
 def _kl(result: Replay, chunk: Chunk, experience: Experience, config: RlConfig) -> Tensor:

@@ -8,7 +8,7 @@ none.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -20,20 +20,32 @@ from model.bundle import Bundle
 from model.config import SamplingConfig
 from model.guidance import Guidance
 from model.modeling import EditModel
-from model.packing import PackedBatch, Pictures, Segment, pack, session_segments
+from model.packing import Kind, PackedBatch, Pictures, Segment, pack, session_segments
 from model.tokenizer import encode_texts
 from model.trainer import generator
-from model.trajectories import Exploration, Trajectory, Window
+from model.trajectories import Exploration, Trajectory, TurnSample, Window
+
+
+class Written(NamedTuple):
+    """A turn (from 0) whose trace is replayed, and who wrote it: row of the iteration's trajectories."""
+
+    turn: int
+    row: int
+    sample: TurnSample
 
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A trajectory and the turns of it (from 0) whose pictures and traces are replayed; the others are context."""
+    """A trajectory and the turns of it (from 0) whose pictures and traces are replayed; the others are context.
+
+    `beside` are traces of other members, written after the same history; where there are any, no picture is replayed.
+    """
 
     row: int  # of the iteration's trajectories
     trajectory: Trajectory
     pictures: tuple[int, ...]
     traces: tuple[int, ...]
+    beside: tuple[Written, ...] = ()
 
     @staticmethod
     def whole(row: int, trajectory: Trajectory) -> Excerpt:
@@ -44,7 +56,19 @@ class Excerpt:
     @property
     def length(self) -> int:
         """Turns that must be laid out: nothing is learned after them."""
-        return max((*self.pictures, *self.traces), default=-1) + 1
+        return max((*self.pictures, *(one.turn for one in self.written())), default=-1) + 1
+
+    def written(self) -> list[Written]:
+        """The traces that are laid out, by turn, the own one first: a replayed picture needs its own."""
+        own = sorted({*self.traces, *self.pictures})
+        listed = [Written(turn, self.row, self.trajectory.turns[turn]) for turn in own]
+        return sorted([*listed, *self.beside], key=lambda one: one.turn)
+
+    def follows(self, other: Trajectory, turn: int) -> bool:
+        """Whether this trajectory came to a turn by the very turns by which another did."""
+        mine, theirs = self.trajectory.turns, other.turns
+        same_session = self.trajectory.session == other.session and len(mine) > turn
+        return same_session and all(one is that for one, that in zip(mine[:turn], theirs[:turn], strict=True))
 
 
 class Noisy(NamedTuple):
@@ -71,19 +95,22 @@ class Stored(NamedTuple):
     states: Tensor  # (J, N, C)
     times: Tensor  # (J,)
     text_logprobs: Tensor  # (M,)
+    text_rows: Tensor  # (K,) of the iteration's trajectories, for each of K traces
     draws: int  # noisy pictures of a turn
 
 
 class Replay(NamedTuple):
-    """J noisy pictures (N tokens, C channels), M decisions of traces; each with its excerpt and turn (from 0)."""
+    """J noisy pictures (N tokens, C channels) with their excerpts, M decisions of traces with who made them (rows of
+    the iteration's trajectories); each with its turn (from 0)."""
 
     velocity: Tensor  # (J, N, C)
     picture_excerpt: Tensor  # (J,)
     picture_turn: Tensor  # (J,)
     text_logprobs: Tensor  # (M,)
     text_entropy: Tensor  # (M,)
-    text_excerpt: Tensor  # (M,)
+    text_row: Tensor  # (M,)
     text_turn: Tensor  # (M,)
+    text_trace: Tensor  # (M,) ordinal of the trace
 
 
 def explored(excerpts: Sequence[Excerpt], config: SamplingConfig, window: Exploration) -> tuple[Noisy, Transitions]:
@@ -152,12 +179,15 @@ def store(
         first_picture += excerpt.length
         first_noisy += draws * len(excerpt.pictures)
     pictures, device = Pictures.concatenate(tables), bundle.model.device
+    written = [one for excerpt in excerpts for one in excerpt.written()]
+    logprobs = [one.sample.trace_logprobs for one in written]
     return Stored(
         batch=pack(sessions, pictures, bundle.special).to(device),
         pictures=pictures,
         states=noisy.states.flatten(0, 1).to(device),
         times=noisy.times.flatten().to(device),
-        text_logprobs=_trace_logprobs(excerpts).to(device),
+        text_logprobs=(torch.cat(logprobs) if logprobs else torch.zeros(0)).to(device),
+        text_rows=torch.tensor([one.row for one in written], dtype=torch.long, device=device),
         draws=max(1, draws),
     )
 
@@ -182,17 +212,33 @@ def _segments(
     done, turns = excerpt.trajectory, range(excerpt.length)
     instructions = [turn.instruction for turn in examples[done.session].session.turns[: excerpt.length]]
     # A trace is seen by its own turn only, so turns that teach nothing do without.
-    taught = [turn in excerpt.traces or turn in excerpt.pictures for turn in turns]
-    traces = [done.turns[k].trace if taught[k] else None for k in turns] if config.write_trace else None
-    truncated = [done.turns[k].truncated for k in turns]
+    written = [[one.sample for one in excerpt.written() if one.turn == k] for k in turns]
+    own = [samples[0] if samples else None for samples in written]
+    traces = [one.trace if one else None for one in own] if config.write_trace else None
+    truncated = [one.truncated if one else False for one in own]
+    beside = [
+        [
+            Segment(Kind.TEXT, k + 1, tuple(one.trace), branch=n, supervised=True, truncated=one.truncated)
+            for n, one in enumerate(written[k][1:], 2)
+        ]
+        for k in turns
+    ]
     encoded = encode_texts(bundle.tokenizer, instructions)
-    return session_segments(encoded, rows, numbers, traces, truncated=truncated, guided=guided)
+    return session_segments(encoded, rows, numbers, traces, truncated=truncated, beside=beside, guided=guided)
 
 
-def _trace_logprobs(excerpts: Sequence[Excerpt]) -> Tensor:
-    """(M,) of every trace that is laid out, by excerpt, then by turn."""
-    listed = [excerpt.trajectory.turns[k] for excerpt in excerpts for k in sorted({*excerpt.traces, *excerpt.pictures})]
-    return torch.cat([turn.trace_logprobs for turn in listed]) if listed else torch.zeros(0)
+def together(listed: Sequence[Excerpt]) -> list[Excerpt]:
+    """Excerpts of traces alone, with those that follow the same history in one, so that it is replayed once."""
+    found: list[tuple[Excerpt, list[Written]]] = []
+    for excerpt in sorted(listed, key=lambda e: -len(e.trajectory.turns)):
+        for one in excerpt.written():
+            fits = (beside for base, beside in found if base.follows(excerpt.trajectory, one.turn))
+            beside = next(fits, None)
+            if beside is None:
+                beside = []
+                found.append((replace(excerpt, traces=()), beside))
+            beside.append(one)
+    return [replace(base, beside=tuple(beside)) for base, beside in found]
 
 
 def replay(model: EditModel, stored: Stored, config: SamplingConfig) -> Replay:
@@ -207,8 +253,9 @@ def replay(model: EditModel, stored: Stored, config: SamplingConfig) -> Replay:
         batch.noisy_turn - 1,
         distribution.gather(-1, output.text_targets[:, None])[:, 0],
         -(distribution.exp() * distribution).sum(-1),
-        batch.text_session[output.text_segment],
+        stored.text_rows[output.text_segment],
         batch.text_turn[output.text_segment] - 1,
+        output.text_segment,
     )
 
 

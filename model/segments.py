@@ -44,7 +44,7 @@ class Segment:
     tokens: tuple[int, ...] = ()
     picture: int = -1  # row of the Pictures table; NOISY: the target, whose grid and latents are used
     noisy: int = -1  # row of the table of noisy latents
-    branch: bool = False  # seen by its own turn only
+    branch: int = 0  # 1: seen by its own turn only; 2 and more: likewise, in the place of branch 1, blind to the others
     supervised: bool = False  # TEXT: predict words and eos
     truncated: bool = False  # TEXT: its eos was not a decision of the model, so it is no target
     view: View = View.FULL
@@ -79,7 +79,7 @@ class RopeState:
         """The state after the live branches are dropped."""
         return replace(self, rope=(self.rope[0] - self.lent[0], self.rope[1] - self.lent[1]), lent=(0, 0))
 
-    def _advance(self, stream: int, ids: int, branch: bool) -> RopeState:
+    def _advance(self, stream: int, ids: int, branch: int) -> RopeState:
         def add(pair: tuple[int, int], n: int) -> tuple[int, int]:
             return (pair[0] + n, pair[1]) if stream == 0 else (pair[0], pair[1] + n)
 
@@ -92,6 +92,8 @@ class RopeState:
         if segment.turn != state.turn:
             state = state.without_branches()
             state = replace(state, turn=segment.turn, floor=state.rope[0])
+        if segment.branch > 1:
+            state = state.without_branches()
         stream = segment.stream
         if segment.kind == Kind.NOISY:
             rope = state.floor if segment.view == View.NO_TEXT else state.rope[stream]
@@ -155,6 +157,7 @@ def session_segments(
     traces: Sequence[Sequence[int] | None] | None = None,
     *,
     truncated: Sequence[bool] | None = None,
+    beside: Sequence[Sequence[Segment]] | None = None,
     supervise: bool = True,
     keep_traces: bool = False,
     use_vit: bool = True,
@@ -164,6 +167,7 @@ def session_segments(
 
     instructions[k], traces[k]: plain ids of turn k + 1; pictures[k]: table row of I_k (T + 1 entries); noisy[k]:
     rows of the noisy table for turn k + 1 (may be empty). `keep_traces` keeps traces in context instead of branching.
+    beside[k]: further branches of a turn without noise, which would see them all.
     `guided` adds the pictureless stream and the NO_TEXT and NO_IMAGE views of every NOISY segment, so that the forward
     can guide. The last turn's clean and ViT copies are left out.
     """
@@ -175,11 +179,12 @@ def session_segments(
         trace = traces[index] if traces is not None else None
         if trace is not None:
             cut = bool(truncated[index]) if truncated is not None else False
-            texts.append(Segment(Kind.TEXT, turn, tuple(trace), branch=not keep_traces, truncated=cut))
+            texts.append(Segment(Kind.TEXT, turn, tuple(trace), branch=int(not keep_traces), truncated=cut))
         for position, text in enumerate(texts):
             segments.append(replace(text, supervised=supervise and position == 1))
         if guided:
             segments += [replace(text, view=View.NO_IMAGE) for text in texts]
+        segments += beside[index] if beside is not None else []
         views = tuple(View) if guided else (View.FULL,)
         target = pictures[index + 1]
         segments += [Segment(Kind.NOISY, turn, picture=target, noisy=n, view=v) for n in noisy[index] for v in views]

@@ -61,7 +61,7 @@ class Anchor:
             write_trace=config.sampling.write_trace,
             optimisation=config.optimisation,
         )
-        self.weight, self.updates = anchor.weight, config.updates
+        self.weight, self.updates = anchor.weight, config.epochs * config.minibatches
         seed = config.optimisation.seed
         self.batches = TaughtSessions(bundle, folder, anchor.sessions, seed, "rl.anchor.sessions")
 

@@ -17,7 +17,7 @@ from model.atomic import replacing
 from model.bundle import Bundle
 from model.config import EvaluationConfig, RlConfig, SamplingConfig
 from model.evaluation import run_sessions, score_sheet, session_row
-from model.experience import Experience
+from model.experience import REWARDED, Experience
 from model.judges import METRICS
 from model.strips import draw_strip
 
@@ -84,8 +84,8 @@ class Watch:
         return {f"validation_{name}": value for name, value in found.items()} | {"alert": float(alert)}
 
     def _score(self, found: dict[str, float]) -> float:
-        """IF, CC and GA weighted as in the reward."""
-        weights = dict(zip(("IF", "CC", "GA"), self.config.rewards, strict=True))
+        """The metrics weighted as in the reward."""
+        weights = dict(zip(REWARDED, self.config.rewards, strict=True))
         there = {name: weight for name, weight in weights.items() if name in found}
         return sum(weight * found[name] for name, weight in there.items()) / (sum(there.values()) or 1.0)
 

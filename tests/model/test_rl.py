@@ -18,7 +18,7 @@ CONFIG = RlConfig(
     sessions=2,
     group_size=3,
     replay_batch=4,
-    updates=2,
+    epochs=2,
     sampling=SamplingConfig(points=4, temperature=1.0, max_trace=5),
     window_range=(0, 3),
     kl="velocity",
@@ -104,7 +104,7 @@ def test_practice_sessions_are_used_where_there_are_any(sessions, tmp_path):
 
 def test_the_generation_expert_learns_at_its_own_rate(parent, sessions, tmp_path):
     one = dataclasses.replace(CONFIG.optimisation, steps=1)
-    config = dataclasses.replace(CONFIG, generation_learning_rate=0.0, kl="none", updates=1, optimisation=one)
+    config = dataclasses.replace(CONFIG, generation_learning_rate=0.0, kl="none", epochs=1, optimisation=one)
     train(parent, sessions, tmp_path / "text", config)
     before, after = weights(parent), weights(tmp_path / "text")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -112,7 +112,7 @@ def test_the_generation_expert_learns_at_its_own_rate(parent, sessions, tmp_path
 
 
 def test_policies_may_learn_in_turns(parent, sessions, tmp_path):
-    config = dataclasses.replace(CONFIG, alternate=True, kl="none", updates=1)
+    config = dataclasses.replace(CONFIG, alternate=True, kl="none", epochs=1)
     turns = [rl.in_turn(config, step) for step in range(3)]
     assert [one.policies for one in turns] == [("image",), ("text",), ("image",)]
     assert [one.sampling.temperature for one in turns] == [0.0, 1.0, 0.0], "greedy traces while pictures learn"
@@ -132,7 +132,7 @@ def test_a_model_of_low_precision_measures_its_ratios_against_the_first_replay(s
     bundle.model.to(torch.bfloat16)
     parent = bundle.save(tmp_path / "parent")
     one = dataclasses.replace(CONFIG.optimisation, steps=1)
-    (seen,) = train(parent, sessions, tmp_path / "low", dataclasses.replace(CONFIG, updates=1, optimisation=one))
+    (seen,) = train(parent, sessions, tmp_path / "low", dataclasses.replace(CONFIG, epochs=1, optimisation=one))
     assert seen["rl/image_ratio"] == seen["rl/text_ratio"] == 1.0
     after = weights(tmp_path / "low")
     assert after["llm2vae.weight"].dtype == torch.bfloat16
@@ -147,7 +147,7 @@ def test_a_finished_run_is_not_run_again(parent, sessions, tmp_path):
 @pytest.mark.parametrize("policy", ["image", "text"])
 def test_each_policy_can_learn_alone(parent, sessions, tmp_path, policy):
     one = dataclasses.replace(CONFIG.optimisation, steps=1)
-    config = dataclasses.replace(CONFIG, policies=(policy,), kl="none", updates=1, filter=False, optimisation=one)
+    config = dataclasses.replace(CONFIG, policies=(policy,), kl="none", epochs=1, filter=False, optimisation=one)
     train(parent, sessions, tmp_path / policy, config)
     before, after = weights(parent), weights(tmp_path / policy)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -247,11 +247,11 @@ def test_all_go_on_from_the_best_of_their_group(parent, sessions, monkeypatch):
     assert (found.rewards[long, :, 0].gather(1, after[:, :1, 0])[:, 0] == found.rewards[long, :, 0].amax(1)).all()
     group = [Trajectory(0, [], turns=[None], member=member) for member in range(3)]
     judged = [
-        SessionScores(({"IF": 1.0, "CC": consistency, "GA": Absence.NOT_APPLICABLE},), 1.0, (None,))
+        SessionScores(({"IF": 1.0, "CC": consistency, "GA": Absence.NOT_APPLICABLE, "success": 1.0},), 1.0, (None,))
         for consistency in (0.5, 0.9, 0.9)
     ]
     monkeypatch.setattr(experience, "_scores", lambda examples, trajectories: judged)
-    assert best_siblings([None], (0.3, 0.3, 0.4), group) == [1, 1, 1], "the first of equals"
+    assert best_siblings([None], (0.3, 0.3, 0.4, 0.0), group) == [1, 1, 1], "the first of equals"
 
 
 def test_what_members_wrote_alike_is_replayed_once_with_the_sum_of_their_advantages():
@@ -274,7 +274,7 @@ def test_merging_leaves_the_gradient_as_it_is(parent, sessions, monkeypatch):
     monkeypatch.setattr(experience, "_scores", judged)
     config = dataclasses.replace(
         CONFIG, resample="best", policies=("text",), kl="none", group_size=6,
-        sampling=dataclasses.replace(CONFIG.sampling, temperature=0.3), updates=1,
+        sampling=dataclasses.replace(CONFIG.sampling, temperature=0.3), epochs=1,
     )  # fmt: skip
 
     def learned():
@@ -291,11 +291,38 @@ def test_merging_leaves_the_gradient_as_it_is(parent, sessions, monkeypatch):
         learning.improve(bundle, None, Work(), found, config, 0)
         return seen["excerpts"], torch.cat([p.grad.flatten() for p in bundle.model.parameters() if p.grad is not None])
 
+    fewest, beside = learned()
+    monkeypatch.setattr(learning, "together", lambda listed: listed)
     fewer, merged = learned()
     monkeypatch.setattr(experience, "merge", lambda trajectories, advantages: advantages)
     more, apart = learned()
-    assert fewer < more and apart.abs().max() > 0
-    assert (merged - apart).abs().max() < 1e-5 * apart.abs().max() + 1e-7
+    assert fewest < fewer < more and apart.abs().max() > 0
+    for other in (merged, beside):
+        assert (other - apart).abs().max() < 1e-5 * apart.abs().max() + 1e-7
+
+
+@pytest.mark.parametrize("objective", ["grpo", "nft"])
+def test_minibatches_share_out_what_one_update_learns(parent, sessions, objective):
+    config = dataclasses.replace(CONFIG, objective=objective, kl="none", epochs=1)
+    bundle = load(parent)
+    found = explore(bundle, rl.practice(sessions), config, 0)
+
+    class Work:
+        def update(self, losses):
+            self.updates = getattr(self, "updates", 0) + 1
+            for loss in losses:
+                loss.backward()
+            return {}
+
+    def learned(minibatches):
+        work = Work()
+        bundle.model.zero_grad()
+        learning.improve(bundle, None, work, found, dataclasses.replace(config, minibatches=minibatches), 0)
+        assert work.updates == minibatches
+        return torch.cat([p.grad.flatten() for p in bundle.model.parameters() if p.grad is not None]) / minibatches
+
+    whole, shared = learned(1), learned(2)
+    assert whole.abs().max() > 0 and (whole - shared).abs().max() < 1e-5 * whole.abs().max() + 1e-7
 
 
 def test_only_turns_that_teach_are_replayed(parent, sessions):
