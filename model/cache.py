@@ -55,9 +55,19 @@ class Cache:
         self.marks[SESSION, :, length:] = PADDING
         self.length = length
 
-    def select(self, rows: Tensor) -> Cache:
-        """The named rows (repeats allowed), copied."""
+    def select(self, rows: Tensor, tail: Tensor | None = None) -> Cache:
+        """The named rows (repeats allowed), copied. tail (N, S): columns that are put behind the filled ones of each
+        new row, to be committed."""
         layers = [
-            LayerCache(x.keys.index_select(0, rows), x.values.index_select(0, rows), x.bounded) for x in self.layers
+            LayerCache(self._taken(x.keys, rows, tail), self._taken(x.values, rows, tail), x.bounded)
+            for x in self.layers
         ]
         return Cache(layers, self.marks.index_select(1, rows), self.length)
+
+    def _taken(self, stored: Tensor, rows: Tensor, tail: Tensor | None) -> Tensor:
+        """Rows of keys or values; what lies beyond their columns is left as it comes, since nothing reads it."""
+        taken = stored.new_empty(len(rows), *stored.shape[1:])
+        torch.index_select(stored[:, :, : self.length], 0, rows, out=taken[:, :, : self.length])
+        if tail is not None:
+            taken[:, :, self.length : self.length + tail.shape[1]] = stored[rows[:, None], :, tail].transpose(1, 2)
+        return taken

@@ -8,7 +8,7 @@ cache until `drop_branch` or the next picture ends it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from model.attention import COLUMN, SESSION, additive, visible
 from model.batch import Calls, PackedBatch
 from model.cache import Cache
-from model.decoding import Generators, TextSample, sample_text
+from model.decoding import Generators, TextSample, sample_text, text_marks
 from model.guidance import Guidance, combine
 from model.layout import lay_out
 from model.modeling import EditModel
@@ -30,6 +30,12 @@ from model.token_arrays import token_count
 from model.tokenizer import SpecialIds
 
 __all__ = ["Context", "TextSample"]
+
+
+def distinct(values: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """Where each different value comes first, and for every value its number among them."""
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return [values.index(value) for value in numbers], [numbers[value] for value in values]
 
 
 class _Plan(NamedTuple):
@@ -211,24 +217,39 @@ class Context:
         generator: Generators = None,
         branch: bool = True,
         allowed: Tensor | None = None,
+        stands: Sequence[int] | None = None,
     ) -> TextSample:
-        """Sample one text per row, each until its own eos. temperature 0 is greedy (log-probabilities at 1).
+        """Sample texts, each until its own eos. temperature 0 is greedy (log-probabilities at 1).
 
         `allowed` (V,) bool restricts the vocabulary; log-probabilities are normalised over it. A text that max_tokens
         cuts is closed in the context by an eos that is no decision (`finished` is False there). `generator`: one for
-        all, or a list with one per row, which makes a row's text independent of its company.
+        all, or a list with one per text, which makes a text independent of its company. `stands`: the row that each
+        text follows, by default one text per row; afterwards every different text of a row has a row (`rows`).
         """
         if branch:
             self._open_branch()
         self._plans.clear()
-        query = Segment(Kind.TEXT, self.turn, branch=int(branch))
-        sample = sample_text(self, query, max_tokens, temperature, generator, allowed)
-        texts = [replace(query, tokens=tuple(row)) for row in sample.texts()]
-        self.states = [state.place(text)[1] for state, text in zip(self.states, texts, strict=True)]
+        stands = range(self.rows) if stands is None else stands
+        query, rows = Segment(Kind.TEXT, self.turn, branch=int(branch)), torch.tensor(stands, device=self.model.device)
+        sample, columns = sample_text(self, query, max_tokens, temperature, generator, allowed, rows)
+        deeds = list(zip(stands, map(tuple, sample.texts()), strict=True))
+        firsts, numbers = distinct(deeds)
+        texts = [replace(query, tokens=deeds[k][1]) for k in firsts]
+        self._follow([stands[k] for k in firsts], texts, columns[firsts])
         if self.guided:
             self.append([[[replace(text, view=View.NO_IMAGE)] for text in texts]], first_stream=1)
         self._spoken = True
-        return sample
+        return sample._replace(rows=numbers)
+
+    def _follow(self, stands: list[int], texts: list[Segment], columns: Tensor) -> None:
+        """Make rows of the texts, which follow rows `stands` and were decoded in `columns` (R, steps)."""
+        if stands != list(range(self.rows)):
+            rows = torch.tensor(stands, device=self.model.device)
+            self.streams = [s.select(rows, None if i else columns) for i, s in enumerate(self.streams)]
+            self.states = [self.states[i] for i in stands]
+        lengths = [len(text.tokens) + 2 for text in texts]
+        self.streams[0].commit(text_marks(self, texts[0], lengths, columns.shape[1]))
+        self.states = [state.place(text)[1] for state, text in zip(self.states, texts, strict=True)]
 
     def _plan(self, grid: Grid, views: int) -> _Plan:
         """Every view is a part of its own. The first two share a cache: one writes behind the turn's texts, then the

@@ -1,4 +1,9 @@
-"""Sampling of texts on a cache, one token per row and step, with the log-probability of every decision."""
+"""Sampling of texts on a cache, one token per text and step, with the log-probability of every decision.
+
+Texts that stand on one row of the cache and have the same tokens so far are one: the step's token is decoded once for
+all of them. Where they part, each goes on in columns of its own of the row that they share, so that keys and values of
+what came before the texts are neither copied nor read more than once.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +23,14 @@ if TYPE_CHECKING:
 
 class TextSample(NamedTuple):
     """tokens (B, S) sampled ids with the final eos, padded on the right; lengths (B,) of decisions; logprobs (B, S),
-    0 beyond; finished (B,) False where the text was cut (use Segment.truncated in the replay)."""
+    0 beyond; finished (B,) False where the text was cut (use Segment.truncated in the replay); rows: the row of the
+    context in which each text stands."""
 
     tokens: Tensor
     lengths: Tensor
     logprobs: Tensor
     finished: Tensor
+    rows: list[int]
 
     def texts(self) -> list[list[int]]:
         """Plain ids per row, without eos."""
@@ -59,8 +66,8 @@ def choose(logits: Tensor, temperature: float, uniform: Tensor, allowed: Tensor 
     return chosen, logprobs.gather(1, chosen[:, None]).squeeze(1)
 
 
-def _column(context: Context, query: Segment) -> Tensor:
-    """Marks (8, B, 1) of the next text token, but for its column."""
+def _marks(context: Context, query: Segment) -> Tensor:
+    """Marks (8, B, 1) of a text's token that stands in no column yet."""
     marks = torch.zeros((8, context.rows, 1), dtype=torch.int32, device=context.model.device)
     marks[ORDER] = torch.tensor([[s.order] for s in context.states], dtype=torch.int32)
     marks[KIND], marks[TURN], marks[BRANCH] = int(query.kind), query.turn, query.branch
@@ -68,33 +75,62 @@ def _column(context: Context, query: Segment) -> Tensor:
     return marks
 
 
-class _Decoder:
-    """Feeds one token per row and step into the main stream of a context."""
+def text_marks(context: Context, query: Segment, lengths: Sequence[int], columns: int) -> Tensor:
+    """Marks (8, B, columns) of texts of these framed lengths behind the main stream of a context."""
+    marks = _marks(context, query).repeat(1, 1, columns)
+    steps = torch.arange(columns, dtype=torch.int32, device=marks.device)
+    marks[COLUMN] = context.streams[0].length + steps
+    marks[SESSION] = torch.where(steps < torch.tensor(lengths, device=marks.device)[:, None], 0, PADDING)
+    return marks
 
-    def __init__(self, context: Context, query: Segment, limit: int) -> None:
-        self.model, self.cache, self.rows = context.model, context.streams[0], context.rows
+
+class _Decoder:
+    """Feeds tokens into columns behind the main stream of a context, one per step and distinct text.
+
+    The nodes of a step are the distinct texts so far that go on, ordered by the row that they stand on. `node` (B,) is
+    each text's node, 0 where it is over; `columns` holds per step the column (B,) of each text's token.
+    """
+
+    def __init__(self, context: Context, query: Segment, limit: int, stands: Tensor) -> None:
+        self.model, self.cache, self.device = context.model, context.streams[0], context.model.device
+        self.end = self.cache.length
         self.cache.reserve(limit)
-        self.column = _column(context, query)
-        self.seen = visible(self.column, self.cache.marks[:, :, : self.cache.length])
-        self.flat = torch.arange(self.rows, device=self.model.device)
-        first = torch.tensor([s.rope[0] for s in context.states], device=self.model.device)
-        steps = first + torch.arange(limit, device=self.model.device)[:, None]
-        tables = self.model.rope(steps.flatten())
-        self.cos, self.sin = (table.view(limit, self.rows, 1, 1, -1) for table in tables)
-        self.step = 0
+        self.seen = visible(_marks(context, query), self.cache.marks[:, :, : self.end])[:, 0]  # (nodes, columns)
+        self.rows = torch.arange(context.rows, device=self.device)  # of the nodes
+        self.node, self.count = stands, context.rows
+        first = torch.tensor([s.rope[0] for s in context.states], device=self.device)
+        steps = first + torch.arange(limit, device=self.device)[:, None]
+        self.cos, self.sin = (table.view(limit, self.count, 1, -1) for table in self.model.rope(steps.flatten()))
+        self.columns: list[Tensor] = []
 
     def feed(self, ids: Tensor, alive: Tensor) -> Tensor:
-        """Hidden states (B, D) of ids (B,); rows that are not alive leave an empty column."""
-        self.column[COLUMN] = self.cache.length
-        self.column[SESSION] = torch.where(alive, 0, PADDING)[:, None]
-        self.seen = torch.cat((self.seen, alive[:, None, None]), -1)
-        part = Part(self.rows, 1, 1, additive(self.seen, self.model.dtype), 0, self.cache.length)
-        rows = Rows([part], self.flat, self.flat, self.flat, self.cos[self.step], self.sin[self.step], (1, 0))
-        und = self.model.get_input_embeddings()(ids)
-        hidden, _ = self.model.decode(und, und[:0], rows, [self.cache.layers])
-        self.cache.commit(self.column)
-        self.step += 1
+        """Hidden states (nodes, D) of ids (B,); texts that are not alive feed nothing."""
+        vocabulary = self.model.get_input_embeddings().num_embeddings
+        nodes, of = torch.unique(self.node[alive] * vocabulary + ids[alive], return_inverse=True)
+        before, ids = nodes // vocabulary, nodes % vocabulary
+        self.rows, self.node = self.rows[before], torch.zeros_like(self.node).masked_scatter(alive, of)
+        beside = self.rows.bincount(minlength=self.count)
+        width = int(beside.max())
+        place = torch.arange(len(nodes), device=self.device) - (beside.cumsum(0) - beside)[self.rows]
+        self.columns.append(self.end + place[self.node])
+        self.seen = torch.cat((self.seen[before], place[:, None] == torch.arange(width, device=self.device)), -1)
+        hidden, _ = self._decode(self.model.get_input_embeddings()(ids), self.rows * width + place, width)
+        self.end += width
         return hidden
+
+    def _decode(self, und: Tensor, slots: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """The decoder's layers on nodes in slots of (rows, width); an empty slot repeats a node and nothing sees it."""
+        step, size = len(self.columns) - 1, self.count * width
+        self.cache.reserve(self.end + width - self.cache.length)
+        tokens = torch.zeros(size, dtype=torch.long, device=self.device)
+        tokens[slots] = torch.arange(len(slots), device=self.device)
+        mask = additive(self.seen[tokens].view(self.count, width, -1), self.model.dtype)
+        cos, sin = self.cos[step, self.rows], self.sin[step, self.rows]
+        even = None
+        if len(slots) == size:
+            even, cos, sin = (width, 0), cos.view(self.count, width, 1, -1), sin.view(self.count, width, 1, -1)
+        part = Part(self.count, width, width, mask, 0, self.end)
+        return self.model.decode(und, und[:0], Rows([part], tokens, tokens, slots, cos, sin, even), [self.cache.layers])
 
 
 def sample_text(
@@ -104,15 +140,17 @@ def sample_text(
     temperature: float,
     generator: Generators,
     allowed: Tensor | None,
-) -> TextSample:
-    """Feed bos, then every sampled id, then eos, into the cache's main stream; stop when all rows have fed eos.
-    ValueError without a budget."""
+    stands: Tensor,
+) -> tuple[TextSample, Tensor]:
+    """Feed bos, then every sampled id, then eos, behind the cache's main stream; stop when all texts have fed eos.
+    stands (B,): row that each text follows. Also returns the columns (B, steps) of the framed texts, which mean nothing
+    beyond them. ValueError without a budget."""
     if max_tokens < 1:
         raise ValueError("a text needs a budget of at least one token")
-    decoder, eos, device = _Decoder(context, query, max_tokens + 2), context.special.eos, context.model.device
-    uniform = draw_uniform(context.rows, max_tokens, generator, device)
-    fed = torch.full((context.rows,), context.special.bos, device=device)
-    alive = torch.ones(context.rows, dtype=torch.bool, device=device)  # whose token of this step is part of a text
+    decoder, eos = _Decoder(context, query, max_tokens + 2, stands), context.special.eos
+    uniform = draw_uniform(len(stands), max_tokens, generator, stands.device)
+    fed = torch.full_like(stands, context.special.bos)
+    alive = torch.ones_like(stands, dtype=torch.bool)  # whose token of this step is part of a text
     tokens, logprobs, decided = [], [], []
     for index in range(max_tokens + 2):
         hidden = decoder.feed(fed, alive)
@@ -122,11 +160,13 @@ def sample_text(
         if index >= max_tokens:  # the budget is spent: whoever still speaks is closed by an eos
             fed = torch.full_like(fed, eos)
             continue
-        chosen, logprob = choose(context.model.logits(hidden), temperature, uniform[:, index], allowed)
+        logits = context.model.logits(hidden)[decoder.node]
+        chosen, logprob = choose(logits, temperature, uniform[:, index], allowed)
         tokens.append(torch.where(alive, chosen, context.special.pad))
         logprobs.append(torch.where(alive, logprob, 0.0))
         decided.append(alive)
         fed = torch.where(alive, chosen, eos)
     ids, counted = torch.stack(tokens, 1), torch.stack(decided, 1)
     finished = ((ids == eos) & counted).any(1)
-    return TextSample(ids, counted.sum(1), torch.stack(logprobs, 1), finished)
+    sample = TextSample(ids, counted.sum(1), torch.stack(logprobs, 1), finished, stands.tolist())
+    return sample, torch.stack(decoder.columns, 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from model import samplers
 from model.bundle import Bundle
 from model.config import SamplingConfig
-from model.context import Context
+from model.context import Context, distinct
 from model.guidance import Guidance
 from model.images import Pixels
 from model.pictures import Grid
@@ -19,6 +19,7 @@ from model.trainer import generator
 from model.trajectories import Exploration, TurnSample, Window
 
 Members = Sequence[tuple[str, int]]  # name of the script and number in the group, per row
+_Trace = tuple[list[int], str, Tensor, bool]  # ids, words, log-probabilities, whether it was cut
 
 
 class Sampler:
@@ -65,41 +66,49 @@ class Sampler:
             The context with a row for everything that was done, the row of what each member did, and per row the sample
             and its picture (R, H, W, 3).
         """
-        if list(stands) != list(range(context.rows)):
-            context = context.select(stands)
-        texts = self._write(context, given) if given else self._traces(context, members, turn)
+        if given:
+            context, texts, rows = self._write(context, stands, given)
+        else:
+            texts, rows = self._traces(context, stands, members, turn)
         alike = self.shared_noise and self.exploration is None
-        deeds = [
-            (row, *trace, cut, None if alike else member)
-            for row, (trace, _, _, cut), (_, member) in zip(stands, texts, members, strict=True)
-        ]
-        rows = {deed: row for row, deed in enumerate(dict.fromkeys(deeds))}
-        firsts = [deeds.index(deed) for deed in rows]
-        if len(firsts) < len(members):
-            context = context.select(firsts)
+        firsts, made = distinct([(row, None if alike else member) for row, member in zip(rows, members, strict=True)])
+        kept = [rows[k] for k in firsts]
+        if kept != list(range(context.rows)):
+            context = context.select(kept)
         latents, windows = self._pictures(context, [members[k] for k in firsts], turn, grid)
         images = self.bundle.decode(latents, grid)
         parts = zip([texts[k] for k in firsts], latents, windows, strict=True)
         samples = [TurnSample(*text, latent, window) for text, latent, window in parts]
-        return context, [rows[deed] for deed in deeds], samples, images
+        return context, made, samples, images
 
-    def _write(self, context: Context, texts: Sequence[str]) -> list[tuple[list[int], str, Tensor, bool]]:
+    def _write(
+        self, context: Context, stands: Sequence[int], texts: Sequence[str]
+    ) -> tuple[Context, list[_Trace], list[int]]:
+        """The context with a row for every different text that follows a row, the texts, and the row of each."""
+        firsts, rows = distinct(list(zip(stands, texts, strict=True)))
+        context = context.select([stands[k] for k in firsts])
         ids = encode_texts(self.bundle.tokenizer, texts)
-        context.append_text(ids, branch=True)
-        return [(row, text, torch.zeros(0), False) for row, text in zip(ids, texts, strict=True)]
+        context.append_text([ids[k] for k in firsts], branch=True)
+        return context, [(row, text, torch.zeros(0), False) for row, text in zip(ids, texts, strict=True)], rows
 
     def _random(self, purpose: str, members: Members, turn: int) -> list[torch.Generator]:
         return [generator(self.seed, self.step, f"{purpose}/{name}/{turn}/{number}") for name, number in members]
 
-    def _traces(self, context: Context, members: Members, turn: int) -> list[tuple[list[int], str, Tensor, bool]]:
+    def _traces(
+        self, context: Context, stands: Sequence[int], members: Members, turn: int
+    ) -> tuple[list[_Trace], list[int]]:
+        """A trace per member, and the row of the context in which it stands now."""
         if not self.config.write_trace:
-            return [([], "", torch.zeros(0), False)] * len(members)
-        random = self._random("trace", members, turn)
-        sample = context.generate_text(self.config.max_trace, self.config.temperature, random, allowed=self.allowed)
+            return [([], "", torch.zeros(0), False)] * len(members), list(stands)
+        random, config = self._random("trace", members, turn), self.config
+        sample = context.generate_text(
+            config.max_trace, config.temperature, random, allowed=self.allowed, stands=stands
+        )
         ids = sample.texts()
         words = decode_texts(self.bundle.tokenizer, ids)
         lengths, cut, logprobs = sample.lengths.tolist(), (~sample.finished).tolist(), sample.logprobs
-        return [(ids[i], words[i], logprobs[i, : lengths[i]].clone(), cut[i]) for i in range(len(members))]
+        traces = [(ids[i], words[i], logprobs[i, : lengths[i]].clone(), cut[i]) for i in range(len(members))]
+        return traces, sample.rows
 
     def _noise(self, purpose: str, members: Members, turn: int, shape: tuple[int, ...]) -> Tensor:
         """(B, *shape) normal numbers; rows with the same name and number get the same ones."""
