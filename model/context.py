@@ -8,7 +8,7 @@ cache until `drop_branch` or the next picture ends it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from model.attention import COLUMN, SESSION, additive, visible
 from model.batch import Calls, PackedBatch
 from model.cache import Cache
-from model.decoding import Generators, TextSample, sample_text, text_marks
+from model.decoding import Generators, TextSample, distinct, sample_text, text_marks
 from model.guidance import Guidance, combine
 from model.layout import lay_out
 from model.modeling import EditModel
@@ -30,12 +30,6 @@ from model.token_arrays import token_count
 from model.tokenizer import SpecialIds
 
 __all__ = ["Context", "TextSample"]
-
-
-def distinct(values: Sequence[Hashable]) -> tuple[list[int], list[int]]:
-    """Where each different value comes first, and for every value its number among them."""
-    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
-    return [values.index(value) for value in numbers], [numbers[value] for value in values]
 
 
 class _Plan(NamedTuple):
@@ -194,6 +188,10 @@ class Context:
         other.states = [self.states[i] for i in index.tolist()]
         other._plans = {}
         return other
+
+    def keeping(self, rows: Sequence[int]) -> Context:
+        """As `select`, but this context itself where nothing would change."""
+        return self if list(rows) == list(range(self.rows)) else self.select(rows)
 
     def repeat_interleave(self, times: int) -> Context:
         """Every row `times` times in a row: a group that shares its prefix until its members diverge."""

@@ -7,7 +7,7 @@ what came before the texts are neither copied nor read more than once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -36,6 +36,12 @@ class TextSample(NamedTuple):
         """Plain ids per row, without eos."""
         plain = (self.lengths - self.finished.long()).tolist()
         return [row[:n] for row, n in zip(self.tokens.tolist(), plain, strict=True)]
+
+
+def distinct(values: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """Where each different value comes first, and for every value its number among them."""
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return [values.index(value) for value in numbers], [numbers[value] for value in values]
 
 
 Generators = torch.Generator | Sequence[torch.Generator] | None

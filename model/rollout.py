@@ -1,9 +1,9 @@
 """Free-running sessions: each turn the model writes an intent trace, then samples the picture it will go on from.
 
 All trajectories run as one batch on one key/value cache, and members of a group share a row of it until they differ:
-what two of them do alike is drawn, encoded and kept once. Those whose session is over leave. What replay needs is kept:
-the ids of the traces with their log-probabilities, and the states of the stochastic steps. The history holds uint8
-pictures, re-encoded, exactly as replay will see them. `walk` is the loop, `rollout` runs it on built sessions,
+what two of them do alike is written, drawn, encoded and kept once. Those whose session is over leave. What replay needs
+is kept: the ids of the traces with their log-probabilities, and the states of the stochastic steps. The history holds
+uint8 pictures, re-encoded, exactly as replay will see them. `walk` is the loop, `rollout` runs it on built sessions,
 `model.pipeline` on a user's picture.
 """
 
@@ -99,7 +99,7 @@ def walk(
         for index, one, k in zip(playing, played, chosen, strict=True):
             trajectories[index] = one.stays() if one is played[k] else one.went_on_from(played[k])
         listed = [scripts[played[stands.index(row)].session] for row in range(len(kept))]
-        context = context.select(kept) if kept != list(range(context.rows)) else context
+        context = context.keeping(kept)
         images = np.stack([script.images[turn] for script in listed]) if true_history else images[kept]
         pictures = _open_turn(bundle, context, images, listed, turn)
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from model import samplers
 from model.bundle import Bundle
 from model.config import SamplingConfig
-from model.context import Context, distinct
+from model.context import Context
+from model.decoding import distinct
 from model.guidance import Guidance
 from model.images import Pixels
 from model.pictures import Grid
@@ -72,9 +73,7 @@ class Sampler:
             texts, rows = self._traces(context, stands, members, turn)
         alike = self.shared_noise and self.exploration is None
         firsts, made = distinct([(row, None if alike else member) for row, member in zip(rows, members, strict=True)])
-        kept = [rows[k] for k in firsts]
-        if kept != list(range(context.rows)):
-            context = context.select(kept)
+        context = context.keeping([rows[k] for k in firsts])
         latents, windows = self._pictures(context, [members[k] for k in firsts], turn, grid)
         images = self.bundle.decode(latents, grid)
         parts = zip([texts[k] for k in firsts], latents, windows, strict=True)
@@ -86,7 +85,7 @@ class Sampler:
     ) -> tuple[Context, list[_Trace], list[int]]:
         """The context with a row for every different text that follows a row, the texts, and the row of each."""
         firsts, rows = distinct(list(zip(stands, texts, strict=True)))
-        context = context.select([stands[k] for k in firsts])
+        context = context.keeping([stands[k] for k in firsts])
         ids = encode_texts(self.bundle.tokenizer, texts)
         context.append_text([ids[k] for k in firsts], branch=True)
         return context, [(row, text, torch.zeros(0), False) for row, text in zip(ids, texts, strict=True)], rows
