@@ -132,11 +132,13 @@ class RlConfig:
     noise_level: float = 0.6  # released: 1.3 with flow
     window: int = 2  # stochastic steps of a picture
     window_range: tuple[int, int] = (0, 6)  # the window lies in [low, high); drawn per iteration, shared in a group
-    shared_noise: bool = True  # the initial noise of a turn is one for the group; nft on pictures alone needs False
+    shared_noise: bool = (
+        True  # the initial noise of a turn is one for the group; pictures alone need False but for grpo
+    )
     policies: tuple[Literal["image", "text"], ...] = ("image", "text")
     alternate: bool = False  # policies learn in turns, each while the other is greedy; else all at once, as released
-    objective: Literal["grpo", "nft"] = "grpo"  # of the picture; nft samples without noise on the way
-    nft_draws: int = 4  # noisy copies of every sampled picture
+    objective: Literal["grpo", "nft", "best"] = "grpo"  # of the picture; only grpo samples with noise on the way
+    nft_draws: int = 4  # noisy copies of every sampled picture, for best too
     nft_strength: float = 1.0  # how far along the policy's change the good and the bad policy lie
     advantage: Literal["turn", "session", "improvement"] = "turn"  # released: session
     filter: bool = True  # a failed turn ends the learning of its successors

@@ -75,7 +75,7 @@ def explore(bundle: Bundle, sessions: SessionFolder, config: RlConfig, step: int
 
 def draw_window(config: RlConfig, random: np.random.Generator) -> Exploration | None:
     """The iteration's stochastic steps; None where no policy learns from them, since noise only blurs the reward."""
-    if config.objective == "nft" or "image" not in config.policies:
+    if config.objective != "grpo" or "image" not in config.policies:
         return None
     low, high = config.window_range
     start = int(random.integers(low, max(low, high - config.window) + 1))
@@ -184,6 +184,8 @@ def compare(
     )
     image = advantages(learns)
     text = merge(trajectories, image if config.mask_text else advantages(exists))
+    if config.objective == "best":
+        image = objectives.best_alone(image)
     return Experience(examples, trajectories, window, metrics, rewards, exists, before, healthy, learns, image, text)
 
 

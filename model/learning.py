@@ -16,7 +16,7 @@ from model.config import RlConfig
 from model.experience import Experience
 from model.modeling import EditModel
 from model.policy_losses import Chunk, Metrics, joint_loss, pays_kl, policy_losses
-from model.replay import Excerpt, Replay, explored, renoised, replay, store, together, transition
+from model.replay import Excerpt, Replay, chained, explored, renoised, replay, store, together, transition
 from model.taught import Anchor
 from model.trainer import Trainer, numpy_generator
 
@@ -39,8 +39,9 @@ def excerpts(experience: Experience, config: RlConfig) -> list[Excerpt]:
         traces = [turn for turn in own if "text" in config.policies and text[row, turn]]
         if pictures or traces:
             found.append(Excerpt(row, piece, tuple(pictures), tuple(traces)))
-    alone = "image" not in config.policies and not pays_kl(config)
-    return together(found) if alone else found
+    if "text" not in config.policies:
+        return chained(found)
+    return found if "image" in config.policies or pays_kl(config) else together(found)
 
 
 def prepare(

@@ -90,6 +90,13 @@ def advantages(
     return (scaled * (learns & (deviation > minimum_spread))).clamp(-bound, bound)
 
 
+def best_alone(advantages: Tensor) -> Tensor:
+    """Advantages (b, g, t) of each turn's best member, 0 of all others: best-of-n distillation (RAFT, arXiv
+    2304.06767), where a group teaches the more the rarer its best is."""
+    best = torch.zeros_like(advantages).scatter(1, advantages.argmax(1, keepdim=True), 1.0)
+    return (advantages * best).clamp(min=0)
+
+
 def clipped_policy_loss(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """PPO's pessimistic surrogate, elementwise: max(-A r, -A clip(r, 1 - clip, 1 + clip)) with r = exp(log_ratio)."""
     ratio = log_ratio.exp()
@@ -143,6 +150,11 @@ def _clean_error(error: Tensor, times: Tensor) -> Tensor:
     """(n,) of velocity errors (n, tokens, channels): the predicted clean picture is off by t times the error."""
     off = (error * times.view(-1, 1, 1)).flatten(1)
     return (off**2).mean(1) / off.detach().abs().mean(1).clamp_min(1e-5)
+
+
+def matching_loss(velocity: Tensor, target: Tensor, advantage: Tensor) -> Tensor:
+    """(n,) flow matching on samples, each as much as its advantage (n,); shapes as in `forward_process_loss`."""
+    return advantage * ((velocity - target) ** 2).flatten(1).mean(1)
 
 
 def velocity_kl(velocity: Tensor, reference: Tensor) -> Tensor:

@@ -51,10 +51,7 @@ def policy_losses(
     """
     turns = distributed.total(experience.exists.sum().item()) / config.minibatches
     device, draws = result.velocity.device, chunk.stored.draws
-    rows = torch.tensor([excerpt.row for excerpt in chunk.excerpts], device=device)
-    image_advantage = experience.image_advantages.flatten(0, 1).to(device)[
-        rows[result.picture_excerpt], result.picture_turn
-    ]
+    image_advantage = experience.image_advantages.flatten(0, 1).to(device)[result.picture_row, result.picture_turn]
     text_advantage = experience.text_advantages.flatten(0, 1).to(device)[result.text_row, result.text_turn]
     image, image_metrics = _image_loss(result, chunk, image_advantage, experience, config)
     text, text_metrics = _text_loss(result, chunk, text_advantage, config)
@@ -71,6 +68,8 @@ def _image_loss(
     if chunk.done is None or experience.window is None:
         if chunk.target is None or "image" not in config.policies:
             return result.velocity.new_zeros(1), {}
+        if config.objective == "best":
+            return objectives.matching_loss(result.velocity, chunk.target, advantage), {}
         old = chunk.old if chunk.old is not None else result.velocity
         options = {"strength": config.nft_strength, "bound": config.advantage_clip}
         loss = objectives.forward_process_loss(

@@ -64,6 +64,20 @@ class Excerpt:
         listed = [Written(turn, self.row, self.trajectory.turns[turn]) for turn in own]
         return sorted([*listed, *self.beside], key=lambda one: one.turn)
 
+    def member(self, turn: int) -> int:
+        """Number in its group of the member that did a turn: a sibling where this one went on from its picture."""
+        done = self.trajectory
+        return done.member if turn >= done.own else done.before[turn + 1]
+
+    def row_of(self, turn: int) -> int:
+        """Row of the iteration's trajectories that a turn counts for."""
+        return self.row + self.member(turn) - self.trajectory.member
+
+    def came_by(self, other: Trajectory, turn: int) -> bool:
+        """Whether this trajectory holds the very turn of another."""
+        mine, theirs = self.trajectory.turns, other.turns
+        return self.trajectory.session == other.session and len(mine) > turn and mine[turn] is theirs[turn]
+
     def follows(self, other: Trajectory, turn: int) -> bool:
         """Whether this trajectory came to a turn by the very turns by which another did."""
         mine, theirs = self.trajectory.turns, other.turns
@@ -95,16 +109,17 @@ class Stored(NamedTuple):
     states: Tensor  # (J, N, C)
     times: Tensor  # (J,)
     text_logprobs: Tensor  # (M,)
-    text_rows: Tensor  # (K,) of the iteration's trajectories, for each of K traces
+    picture_rows: Tensor  # (J,) of the iteration's trajectories
+    text_rows: Tensor  # (K,) the same, for each of K traces
     draws: int  # noisy pictures of a turn
 
 
 class Replay(NamedTuple):
-    """J noisy pictures (N tokens, C channels) with their excerpts, M decisions of traces with who made them (rows of
-    the iteration's trajectories); each with its turn (from 0)."""
+    """J noisy pictures (N tokens, C channels), M decisions of traces; each with who made it (row of the iteration's
+    trajectories) and its turn (from 0)."""
 
     velocity: Tensor  # (J, N, C)
-    picture_excerpt: Tensor  # (J,)
+    picture_row: Tensor  # (J,)
     picture_turn: Tensor  # (J,)
     text_logprobs: Tensor  # (M,)
     text_entropy: Tensor  # (M,)
@@ -147,7 +162,7 @@ def renoised(
     for excerpt in excerpts:
         done = excerpt.trajectory
         for turn in excerpt.pictures:
-            name = f"renoise/{examples[done.session].session.id}/{turn}/{done.member}"
+            name = f"renoise/{examples[done.session].session.id}/{turn}/{excerpt.member(turn)}"
             random, clean = generator(seed, step, name), done.turns[turn].latents
             t = (torch.arange(draws) + torch.rand(draws, generator=random)) / max(1, draws)
             t = shift * t / (1 + (shift - 1) * t)
@@ -187,6 +202,11 @@ def store(
         states=noisy.states.flatten(0, 1).to(device),
         times=noisy.times.flatten().to(device),
         text_logprobs=(torch.cat(logprobs) if logprobs else torch.zeros(0)).to(device),
+        picture_rows=torch.tensor(
+            [excerpt.row_of(turn) for excerpt in excerpts for turn in excerpt.pictures for _ in range(draws)],
+            dtype=torch.long,
+            device=device,
+        ),
         text_rows=torch.tensor([one.row for one in written], dtype=torch.long, device=device),
         draws=max(1, draws),
     )
@@ -241,6 +261,21 @@ def together(listed: Sequence[Excerpt]) -> list[Excerpt]:
     return [replace(base, beside=tuple(beside)) for base, beside in found]
 
 
+def chained(listed: Sequence[Excerpt]) -> list[Excerpt]:
+    """Excerpts of pictures alone, with those that a longer one came by in that one, so that it is replayed once."""
+    found: list[Excerpt] = []
+    for excerpt in sorted(listed, key=lambda e: -len(e.trajectory.turns)):
+        done = excerpt.trajectory
+        fits = (i for i, base in enumerate(found) if all(base.came_by(done, turn) for turn in excerpt.pictures))
+        place = next(fits, None)
+        if place is None:
+            found.append(excerpt)
+        else:
+            pictures = tuple(sorted({*found[place].pictures, *excerpt.pictures}))
+            found[place] = replace(found[place], pictures=pictures)
+    return found
+
+
 def replay(model: EditModel, stored: Stored, config: SamplingConfig) -> Replay:
     """Velocities at the noisy pictures and log-probabilities of the traces, under `model`."""
     batch, shape = stored.batch, stored.states.shape
@@ -249,7 +284,7 @@ def replay(model: EditModel, stored: Stored, config: SamplingConfig) -> Replay:
     distribution = (output.text_logits.float() / (config.temperature or 1.0)).log_softmax(-1)
     return Replay(
         output.velocity.view(shape),
-        batch.noisy_session,
+        stored.picture_rows,
         batch.noisy_turn - 1,
         distribution.gather(-1, output.text_targets[:, None])[:, 0],
         -(distribution.exp() * distribution).sum(-1),

@@ -52,6 +52,20 @@ def train(parent, sessions, folder, config=CONFIG, stop_after=None):
     return seen
 
 
+def gradient(bundle, found, config):
+    """Of all that an iteration's optimiser steps learn, no weight moving between them."""
+
+    class Work:
+        def update(self, losses):
+            for loss in losses:
+                loss.backward()
+            return {}
+
+    bundle.model.zero_grad()
+    learning.improve(bundle, None, Work(), found, config, 0)
+    return torch.cat([p.grad.flatten() for p in bundle.model.parameters() if p.grad is not None])
+
+
 def weights(folder):
     return load_file(folder / "model.safetensors")
 
@@ -278,18 +292,9 @@ def test_merging_leaves_the_gradient_as_it_is(parent, sessions, monkeypatch):
     )  # fmt: skip
 
     def learned():
-        bundle, seen = load(parent), {}
-
-        class Work:
-            def update(self, losses):
-                for loss in losses:
-                    loss.backward()
-                return {}
-
+        bundle = load(parent)
         found = explore(bundle, rl.practice(sessions), config, 0)
-        seen["excerpts"] = len(learning.excerpts(found, config))
-        learning.improve(bundle, None, Work(), found, config, 0)
-        return seen["excerpts"], torch.cat([p.grad.flatten() for p in bundle.model.parameters() if p.grad is not None])
+        return len(learning.excerpts(found, config)), gradient(bundle, found, config)
 
     fewest, beside = learned()
     monkeypatch.setattr(learning, "together", lambda listed: listed)
@@ -301,27 +306,33 @@ def test_merging_leaves_the_gradient_as_it_is(parent, sessions, monkeypatch):
         assert (other - apart).abs().max() < 1e-5 * apart.abs().max() + 1e-7
 
 
-@pytest.mark.parametrize("objective", ["grpo", "nft"])
+def test_best_pictures_of_a_session_are_replayed_in_one_context(parent, sessions, monkeypatch):
+    config = dataclasses.replace(
+        CONFIG, sessions=6, resample="best", policies=("image",), objective="best", kl="none", shared_noise=False,
+        filter=False, epochs=1,
+    )  # fmt: skip
+    bundle = load(parent)
+    found = explore(bundle, rl.practice(sessions), config, 0)
+    listed = learning.excerpts(found, config)
+    pictures = {(one.row_of(turn), turn) for one in listed for turn in one.pictures}
+    assert pictures == set(map(tuple, found.image_advantages.flatten(0, 1).nonzero().tolist()))
+    assert ((found.image_advantages > 0).sum(1) <= 1).all(), "one of a group teaches"
+    chained = gradient(bundle, found, config)
+    monkeypatch.setattr(learning, "chained", lambda listed: listed)
+    assert len(listed) < len(learning.excerpts(found, config))
+    apart = gradient(bundle, found, config)
+    assert apart.abs().max() > 0 and (chained - apart).abs().max() < 1e-5 * apart.abs().max() + 1e-7
+
+
+@pytest.mark.parametrize("objective", ["grpo", "nft", "best"])
 def test_minibatches_share_out_what_one_update_learns(parent, sessions, objective):
     config = dataclasses.replace(CONFIG, objective=objective, kl="none", epochs=1)
     bundle = load(parent)
     found = explore(bundle, rl.practice(sessions), config, 0)
 
-    class Work:
-        def update(self, losses):
-            self.updates = getattr(self, "updates", 0) + 1
-            for loss in losses:
-                loss.backward()
-            return {}
-
-    def learned(minibatches):
-        work = Work()
-        bundle.model.zero_grad()
-        learning.improve(bundle, None, work, found, dataclasses.replace(config, minibatches=minibatches), 0)
-        assert work.updates == minibatches
-        return torch.cat([p.grad.flatten() for p in bundle.model.parameters() if p.grad is not None]) / minibatches
-
-    whole, shared = learned(1), learned(2)
+    whole, shared = (
+        gradient(bundle, found, dataclasses.replace(config, minibatches=parts)) / parts for parts in (1, 2)
+    )
     assert whole.abs().max() > 0 and (whole - shared).abs().max() < 1e-5 * whole.abs().max() + 1e-7
 
 
