@@ -13,10 +13,11 @@ from data.errors import UserError
 from model import distributed
 from model.bundle import Bundle
 from model.config import RlConfig
+from model.excerpts import Excerpt, chained, together
 from model.experience import Experience
 from model.modeling import EditModel
 from model.policy_losses import Chunk, Metrics, joint_loss, pays_kl, policy_losses
-from model.replay import Excerpt, Replay, chained, explored, renoised, replay, store, together, transition
+from model.replay import Replay, explored, renoised, replay, store, transition
 from model.taught import Anchor
 from model.trainer import Trainer, numpy_generator
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from model import distributed, objectives
 from model.config import RlConfig
+from model.excerpts import Excerpt
 from model.experience import Experience
-from model.replay import Excerpt, Replay, Stored, Transitions, transition
+from model.replay import Replay, Stored, Transitions, transition
 
 Metrics = dict[str, float]
 

@@ -8,7 +8,6 @@ none.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -18,71 +17,13 @@ from data.loader import Example
 from model import samplers
 from model.bundle import Bundle
 from model.config import SamplingConfig
+from model.excerpts import Excerpt
 from model.guidance import Guidance
 from model.modeling import EditModel
 from model.packing import Kind, PackedBatch, Pictures, Segment, pack, session_segments
 from model.tokenizer import encode_texts
 from model.trainer import generator
-from model.trajectories import Exploration, Trajectory, TurnSample, Window
-
-
-class Written(NamedTuple):
-    """A turn (from 0) whose trace is replayed, and who wrote it: row of the iteration's trajectories."""
-
-    turn: int
-    row: int
-    sample: TurnSample
-
-
-@dataclass(frozen=True)
-class Excerpt:
-    """A trajectory and the turns of it (from 0) whose pictures and traces are replayed; the others are context.
-
-    `beside` are traces of other members, written after the same history; where there are any, no picture is replayed.
-    """
-
-    row: int  # of the iteration's trajectories
-    trajectory: Trajectory
-    pictures: tuple[int, ...]
-    traces: tuple[int, ...]
-    beside: tuple[Written, ...] = ()
-
-    @staticmethod
-    def whole(row: int, trajectory: Trajectory) -> Excerpt:
-        """Everything that the member did itself."""
-        turns = tuple(range(trajectory.own, len(trajectory.turns)))
-        return Excerpt(row, trajectory, turns, turns)
-
-    @property
-    def length(self) -> int:
-        """Turns that must be laid out: nothing is learned after them."""
-        return max((*self.pictures, *(one.turn for one in self.written())), default=-1) + 1
-
-    def written(self) -> list[Written]:
-        """The traces that are laid out, by turn, the own one first: a replayed picture needs its own."""
-        own = sorted({*self.traces, *self.pictures})
-        listed = [Written(turn, self.row, self.trajectory.turns[turn]) for turn in own]
-        return sorted([*listed, *self.beside], key=lambda one: one.turn)
-
-    def member(self, turn: int) -> int:
-        """Number in its group of the member that did a turn: a sibling where this one went on from its picture."""
-        done = self.trajectory
-        return done.member if turn >= done.own else done.before[turn + 1]
-
-    def row_of(self, turn: int) -> int:
-        """Row of the iteration's trajectories that a turn counts for."""
-        return self.row + self.member(turn) - self.trajectory.member
-
-    def came_by(self, other: Trajectory, turn: int) -> bool:
-        """Whether this trajectory holds the very turn of another."""
-        mine, theirs = self.trajectory.turns, other.turns
-        return self.trajectory.session == other.session and len(mine) > turn and mine[turn] is theirs[turn]
-
-    def follows(self, other: Trajectory, turn: int) -> bool:
-        """Whether this trajectory came to a turn by the very turns by which another did."""
-        mine, theirs = self.trajectory.turns, other.turns
-        same_session = self.trajectory.session == other.session and len(mine) > turn
-        return same_session and all(one is that for one, that in zip(mine[:turn], theirs[:turn], strict=True))
+from model.trajectories import Exploration, Window
 
 
 class Noisy(NamedTuple):
@@ -245,35 +186,6 @@ def _segments(
     ]
     encoded = encode_texts(bundle.tokenizer, instructions)
     return session_segments(encoded, rows, numbers, traces, truncated=truncated, beside=beside, guided=guided)
-
-
-def together(listed: Sequence[Excerpt]) -> list[Excerpt]:
-    """Excerpts of traces alone, with those that follow the same history in one, so that it is replayed once."""
-    found: list[tuple[Excerpt, list[Written]]] = []
-    for excerpt in sorted(listed, key=lambda e: -len(e.trajectory.turns)):
-        for one in excerpt.written():
-            fits = (beside for base, beside in found if base.follows(excerpt.trajectory, one.turn))
-            beside = next(fits, None)
-            if beside is None:
-                beside = []
-                found.append((replace(excerpt, traces=()), beside))
-            beside.append(one)
-    return [replace(base, beside=tuple(beside)) for base, beside in found]
-
-
-def chained(listed: Sequence[Excerpt]) -> list[Excerpt]:
-    """Excerpts of pictures alone, with those that a longer one came by in that one, so that it is replayed once."""
-    found: list[Excerpt] = []
-    for excerpt in sorted(listed, key=lambda e: -len(e.trajectory.turns)):
-        done = excerpt.trajectory
-        fits = (i for i, base in enumerate(found) if all(base.came_by(done, turn) for turn in excerpt.pictures))
-        place = next(fits, None)
-        if place is None:
-            found.append(excerpt)
-        else:
-            pictures = tuple(sorted({*found[place].pictures, *excerpt.pictures}))
-            found[place] = replace(found[place], pictures=pictures)
-    return found
 
 
 def replay(model: EditModel, stored: Stored, config: SamplingConfig) -> Replay:

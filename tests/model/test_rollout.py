@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from model.config import SamplingConfig
-from model.replay import Excerpt, explored, replay, store, transition
+from model.excerpts import Excerpt
+from model.replay import explored, replay, store, transition
 from model.rollout import rollout
 from model.trajectories import Exploration
 from tests.model.toys import toy_bundle, toy_example
