@@ -163,6 +163,7 @@ def score_sheet(rows: Sequence[Row], config: EvaluationConfig) -> dict[str, Any]
         "judge": JUDGE,
         "seed": config.seed,
         "settings": dataclasses.asdict(config.sampling),
+        "batch_size": config.batch_size,
         "sessions": list(rows),
         "summary": summary,
     }

@@ -1,4 +1,8 @@
-"""Replay: run benchmark sessions again with the recorded seed and settings, and hold the scores against the record."""
+"""Replay: run benchmark sessions again with the recorded seed and settings, and hold the scores against the record.
+
+Sessions run in the company in which they were recorded. In another batch sums round otherwise, a grey level of a
+picture may flip, and all that follows it differs.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,7 @@ from tasks.scores import TURN_METRICS, Scores, SessionScore
 from tasks.stores import folder_digest
 from tasks.view import View
 
-TOLERANCE = 1e-6  # another batch size may change the last bits of a float32 sum
-BATCH = 8  # sessions
+TOLERANCE = 1e-6
 
 
 def replay(report: AuditReport, view: View, version: int | None, count: int) -> None:
@@ -32,7 +35,7 @@ def replay(report: AuditReport, view: View, version: int | None, count: int) -> 
     with report.link("replay", "sessions", f"{len(chosen)} were run again"):
         folder = _benchmark(view, scores)
         with view.registry.model_folder(found.generations[0].internal["model_id"]) as model:
-            rows = _run(model, folder, scores, {session.id for session in chosen})
+            rows = run_again(model, folder, scores, {session.id for session in chosen})
     for session in chosen if rows else []:
         with report.link("replay", f"session {session.id}", "the same traces and scores"):
             expect(session.id in rows, "the benchmark does not hold it")
@@ -50,20 +53,25 @@ def _benchmark(view: View, scores: Scores) -> Path:
     return folder
 
 
-def _run(model: Path, benchmark: Path, scores: Scores, wanted: set[str]) -> dict[str, SessionScore]:
+def run_again(model: Path, benchmark: Path, scores: Scores, wanted: set[str]) -> dict[str, SessionScore]:
+    """The wanted sessions by id, with all that ran in one batch with them."""
     from data.loader import SessionFolder
     from model.bundle import load
     from model.config import EvaluationConfig, SamplingConfig
     from model.evaluation import run_sessions, session_row
 
+    size = scores.batch_size or len(scores.sessions)
     config = EvaluationConfig(sampling=SamplingConfig(**scores.settings), seed=scores.seed, strips=0)
     bundle = load(model)
     bundle.model.eval()
     sessions = SessionFolder(benchmark, "test", targets=False)
-    examples = [example for example in (sessions[i] for i in range(len(sessions))) if example.session.id in wanted]
+    places = {session.id: place for place, session in enumerate(sessions.sessions())}
     made: list[dict[str, Any]] = []
-    for first in range(0, len(examples), BATCH):
-        made += [session_row(*ran) for ran in run_sessions(bundle, examples[first : first + BATCH], config)]
+    for first in range(0, len(scores.sessions), size):
+        ids = [session.id for session in scores.sessions[first : first + size]]
+        if wanted.intersection(ids):
+            examples = [sessions[places[name]] for name in ids if name in places]
+            made += [session_row(*ran) for ran in run_sessions(bundle, examples, config)]
     return {row["id"]: SessionScore.model_validate(row) for row in made}
 
 

@@ -77,12 +77,14 @@ class Scores(_Record):
     judge: Judge
     seed: int
     settings: dict[str, Any] = Field(default_factory=dict)
+    batch_size: int | None = None  # sessions that ran at once, in this order: company decides the last bits of a sum
     sessions: tuple[SessionScore, ...]
     summary: dict[str, Any] = Field(default_factory=dict)
 
     def document(self) -> bytes:
         """Canonical JSON: the form that digests and statements refer to."""
-        return canonical(self.model_dump(mode="json"))
+        unsaid = {"batch_size"} if self.batch_size is None else None
+        return canonical(self.model_dump(mode="json", exclude=unsaid))
 
     @property
     def digest(self) -> str:
