@@ -73,7 +73,8 @@ def test_a_broken_link_has_its_own_exit_code(call, house):
 
 def test_an_exported_folder_is_audited_without_the_installation(call, tmp_path):
     target = tmp_path / "auditor"
-    assert call("audit", "export", str(target))[0] == 0
+    code, _, err = call("audit", "export", str(target))
+    assert code == 0, err
     code, out, _ = call("audit", "--folder", str(target), "--json")
     assert code == 0 and json.loads(out)["ok"]
     (target / "ledger" / "ledger.jsonl").write_text("{}\n")
