@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -26,6 +27,7 @@ from tasks.signing import WEIGHTS_SIGNATURE
 from tasks.view import SNAPSHOT, RegistryView, View, exported
 
 TEXTS = (".json", ".jsonl", ".md", ".txt", ".svg")
+SIGNATURE = re.compile(r'"sig": ?"[\w+/=-]*"')  # of an envelope
 
 
 @dataclass
@@ -101,7 +103,7 @@ def export(view: View, folder: Path, version: int | None = None, weights: bool =
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         _write(view, noting, found, report, temporary, weights)
-        _check_leaks(temporary)
+        check_leaks(temporary)
         replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -184,10 +186,16 @@ Any in-toto tool reads the DSSE envelopes in `ledger/documents/`, any OpenSSF ve
 """
 
 
-def _check_leaks(folder: Path) -> None:
-    """Refuse to hand out a text that gives something away. Payloads of envelopes were checked when they were signed."""
+def check_leaks(folder: Path) -> None:
+    """Refuse to hand out a text that gives something away. Payloads of envelopes were checked when they were signed.
+
+    Signatures are left out: one in forty has slashes where an absolute path would have them.
+
+    Raises:
+        UserError: a text would give away a secret or a path.
+    """
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix in TEXTS and "models" not in path.relative_to(folder).parts:
-            leak = next(leaks(path.read_text(encoding="utf-8")), None)
+            leak = next(leaks(SIGNATURE.sub("", path.read_text(encoding="utf-8"))), None)
             if leak:
                 raise UserError(f"{path.name} would hold {leak}", "Take it out of names, reasons and parameters")

@@ -11,7 +11,7 @@ import pytest
 
 from data.errors import UserError
 from tasks.audit import audit
-from tasks.export import export
+from tasks.export import check_leaks, export
 from tasks.pedigree import pedigree, tree, who_used
 from tasks.promotion import promote, recall
 from tasks.signing import load_identity
@@ -160,6 +160,16 @@ def test_an_export_gives_nothing_away(house, folder):
         for line in (folder / "ledger" / "ledger.jsonl").read_bytes().splitlines()
     ]
     assert all(str(house.root) not in str(payload) for payload in payloads)
+
+
+def test_a_signature_is_not_mistaken_for_a_path(tmp_path):
+    envelope = {"payload": "e30=", "signatures": [{"sig": "/ab/cd+/ef/gh==", "keyid": ""}]}
+    (tmp_path / "ledger.jsonl").write_text(json.dumps(envelope))
+    (tmp_path / "bom.json").write_text(json.dumps(envelope, separators=(",", ":")))
+    check_leaks(tmp_path)
+    (tmp_path / "ledger.jsonl").write_text(json.dumps(envelope | {"reason": "/home/ada/notes"}))
+    with pytest.raises(UserError, match="absolute path"):
+        check_leaks(tmp_path)
 
 
 def test_a_broken_chain_is_not_exported(house, tmp_path):
