@@ -120,7 +120,7 @@ def improve(
 def deal(listed: Sequence[Excerpt], config: RlConfig, step: int, groups: int) -> list[list[Excerpt]]:
     """This rank's excerpts by minibatch, each group in one of them: the same ones on any number of ranks."""
     places, random = distributed.places(groups), numpy_generator(config.optimisation.seed, step, "rl minibatches")
-    order = random.permutation(groups * distributed.world())
+    order = random.permutation(int(distributed.total(groups)))  # ranks may have unequal shares
     return [
         [excerpt for excerpt in listed if order[places[excerpt.trajectory.session]] % config.minibatches == part]
         for part in range(config.minibatches)

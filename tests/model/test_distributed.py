@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,6 +35,23 @@ def talk(folder):
             wrong()
     distributed.barrier("the end")
     (folder / f"{rank}.json").write_text(json.dumps(heard))
+
+
+def deal(folder):
+    mine = distributed.shard(list(range(5)), "groups")
+    listed = [SimpleNamespace(trajectory=SimpleNamespace(session=place)) for place in range(len(mine))]
+    parts = learning.deal(listed, RlConfig(minibatches=2), 3, len(mine))
+    dealt = [[mine[excerpt.trajectory.session] for excerpt in part] for part in parts]
+    (folder / f"{distributed.rank()}.json").write_text(json.dumps(dealt))
+
+
+def test_a_group_is_in_the_same_minibatch_on_any_number_of_ranks_also_where_their_shares_differ(tmp_path):
+    deal(tmp_path)
+    alone = json.loads((tmp_path / "0.json").read_text())
+    on_ranks(2, deal, tmp_path)
+    shared = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert [sorted(both) for both in alone] == [sorted(one + other) for one, other in zip(*shared, strict=True)]
+    assert sorted(map(len, alone)) == [2, 3]
 
 
 def test_ranks_share_out_and_agree(tmp_path):
