@@ -1,4 +1,4 @@
-"""Single pictures in words and words as pictures: what the base model learns beside single-turn edits.
+"""Pictures in words, words as pictures and edits told in full: what the base model learns beside single-turn edits.
 
 An edit shows one changed object and speaks of one place. To describe a whole scene, to draw one from its description
 and to say where everything is says something about every cell, so seeing, drawing and finding are learned from far
@@ -7,12 +7,15 @@ fewer pictures.
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterator
 
 from data.naming import View, name
 from data.phrases import DESCRIBE, DRAW, LOCATE, POINT, fill, pick
 from data.scenes import SIGN, Scene, World, describe
-from data.synthesis import Recipe, source_scene
+from data.schema import Session
+from data.synthesis import Recipe, session, source_scene
 
 EMPTY = "nothing"
 POINTED = (1, 1, 1, 2, 4)
@@ -84,3 +87,16 @@ def lesson(world: World, seed: int, index: int) -> tuple[str, str, tuple[Scene, 
             return *locating(scene, world), (scene, scene)
     scene = source_scene(recipe, rng, twins=True)
     return *pointing(scene, world, rng), (scene, scene)
+
+
+def dictated_sessions(world: World, seed: int, turns: tuple[int, int]) -> Iterator[Session]:
+    """Sessions of both tracks without end whose instructions are their intents.
+
+    Every turn says in full what is to be drawn: nothing is told of rules and references but how their results look, and
+    each turn is an edit of its own. Nothing held out is shown.
+    """
+    recipe = Recipe(world, "single", seed, turns, (2, world.cells - 3))
+    for index in itertools.count():
+        told = session(recipe, index)
+        explicit = tuple(turn.model_copy(update={"instruction": turn.intent}) for turn in told.turns)
+        yield told.model_copy(update={"turns": explicit})

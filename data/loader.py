@@ -8,7 +8,7 @@ import io
 import itertools
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from data.errors import UserError
-from data.lessons import lesson, question
+from data.lessons import dictated_sessions, lesson, question
 from data.render import Pixels, render
 from data.sampling import random_scene, random_text
 from data.scenes import Scene, World
@@ -28,6 +28,8 @@ from data.synthesis import held_out_pairs, plain_sessions
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused before they are decoded."""
 CACHED_GROUPS = 128
+MOST_DICTATED = 6
+"""Turns of the longest lesson that is told in full: as many as the sessions of a benchmark have."""
 REBUILD = "Rebuild the folder with `python -m data.build`"
 
 
@@ -194,19 +196,30 @@ def render_single_turns(world: World, count: int, seed: int) -> list[Example]:
 
 
 def _render_plain(world: World, count: int, seed: int, turns: tuple[int, int]) -> list[Example]:
-    plain = list(itertools.islice(plain_sessions(world, seed, turns), count))
-    scenes = [(one.scene.source, *one.scene.targets) for one in plain if one.scene is not None]
+    return _rendered(itertools.islice(plain_sessions(world, seed, turns), count), world)
+
+
+def _rendered(sessions: Iterable[Session], world: World) -> list[Example]:
+    sessions = list(sessions)
+    scenes = [(one.scene.source, *one.scene.targets) for one in sessions if one.scene is not None]
+    if not scenes:
+        return []
     images = render([scene for shown in scenes for scene in shown], world)
     ends = itertools.accumulate(len(shown) for shown in scenes)
-    return [Example(one, images[end - len(shown) : end]) for one, shown, end in zip(plain, scenes, ends, strict=True)]
+    pairs = zip(sessions, scenes, ends, strict=True)
+    return [Example(one, images[end - len(shown) : end]) for one, shown, end in pairs]
 
 
-def render_lessons(world: World, count: int, seed: int, described: float = 0.0, chained: float = 0.0) -> list[Lesson]:
+def render_lessons(
+    world: World, count: int, seed: int, described: float = 0.0, chained: float = 0.0, dictated: float = 0.0
+) -> list[Lesson]:
     """Lessons for the base model: single edits, then a `chained` share of two or three unrelated edits one after the
-    other that ends by saying where things are, then a `described` share of whole scenes in words."""
-    chains, others = round(chained * count), round(described * count)
-    edits = [Lesson.of(example) for example in render_single_turns(world, count - chains - others, seed)]
+    other that ends by saying where things are, a `dictated` share of up to `MOST_DICTATED` turns that are told in full
+    and a `described` share of whole scenes in words."""
+    chains, spoken, others = (round(share * count) for share in (chained, dictated, described))
+    edits = [Lesson.of(example) for example in render_single_turns(world, count - chains - spoken - others, seed)]
     longer = [_located(example, world) for example in _render_plain(world, chains, seed + 1, (2, 3))]
+    told = _rendered(itertools.islice(dictated_sessions(world, seed, (1, MOST_DICTATED)), spoken), world)
     drawn = [lesson(world, seed, index) for index in range(others)]
     images = render([scene for _, _, scenes in drawn for scene in scenes], world) if drawn else None
     whole = [
@@ -214,7 +227,7 @@ def render_lessons(world: World, count: int, seed: int, described: float = 0.0, 
         for i, (instruction, intent, scenes) in enumerate(drawn)
         if images is not None
     ]
-    return edits + longer + whole
+    return edits + longer + [Lesson.of(example) for example in told] + whole
 
 
 def _located(example: Example, world: World) -> Lesson:

@@ -89,6 +89,7 @@ class SupervisedConfig:
     reading: float = 0.0  # base only: share of the steps, from the first on, that teach traces and draw nothing
     described: float = 0.0  # base only: share of lessons that describe, draw or locate a whole scene
     chained: float = 0.0  # base only: share of lessons of unrelated edits one after the other
+    dictated: float = 0.0  # base only: share of lessons of several turns whose instructions are their intents
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)  # SFT only
     validation: ValidationConfig = field(default_factory=ValidationConfig)  # SFT only
     optimisation: Optimisation = field(default_factory=Optimisation)

@@ -63,7 +63,8 @@ def train_base(
 
     def batches(step: int) -> tuple[Sequence[Lesson], Sequence[Pictures]]:
         seed = int(numpy_generator(config.optimisation.seed, step, "base lessons").integers(2**31))
-        lessons = render_lessons(world, config.optimisation.batch_size, seed, config.described, config.chained)
+        shares = config.described, config.chained, config.dictated
+        lessons = render_lessons(world, config.optimisation.batch_size, seed, *shares)
         if step < config.reading * config.optimisation.steps:
             lessons = [dataclasses.replace(lesson, asks=len(lesson.instructions)) for lesson in lessons]
         return lessons, encode_lessons(bundle, lessons)

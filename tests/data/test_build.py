@@ -187,3 +187,12 @@ def test_chained_lessons_end_by_saying_where_things_have_got_to():
         assert (lesson.images[-1] == lesson.images[-2]).all() and lesson.drawn == len(lesson.instructions) - 1
         told += lesson.intents[-1] == locations(scene, TINY)
     assert 0 < told < 12, "some ask for everything, some for what they name"
+
+
+def test_dictated_lessons_say_in_full_what_is_drawn_and_nothing_of_rules_or_references():
+    lessons = render_lessons(TINY, 40, seed=4, dictated=0.5)[20:]
+    assert max(len(lesson.instructions) for lesson in lessons) > 3
+    words = {word for lesson in lessons for told in lesson.instructions for word in told.split()}
+    assert words.isdisjoint({"it", "them", "one", "other", "undo", "always", "never", "now", "everything", "rule"})
+    for lesson in lessons:
+        assert lesson.instructions == lesson.intents and lesson.drawn == len(lesson.images) - 1

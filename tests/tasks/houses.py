@@ -155,15 +155,21 @@ def train(house: House, name: str = "rl", parent: ModelRecord | None = None, con
     return model
 
 
-def use_dataset(house: House, run_id: str, name: str) -> None:
-    """Log a dataset as input of a run; the run that built and validated it is made at need."""
-    from mlflow.entities import Dataset, DatasetInput
-
+def ensure_built(house: House, name: str) -> str:
+    """The digest of a dataset, built and validated by a run of its own. Not for several processes at once."""
     found = locked(house, name)
     if not house.client.search_runs([house.experiment], f"tags.`{Tag.DATASET}` = '{found}'"):
         built = house.client.create_run(house.experiment, tags={str(Tag.DATASET): found, str(Tag.VALIDATION): "passed"})
         house.client.log_text(built.info.run_id, '{"success": true}', "validation.json")
         house.client.set_terminated(built.info.run_id, "FINISHED")
+    return found
+
+
+def use_dataset(house: House, run_id: str, name: str) -> None:
+    """Log a dataset as input of a run; the run that built and validated it is made at need."""
+    from mlflow.entities import Dataset, DatasetInput
+
+    found = ensure_built(house, name)
     source = json.dumps({"path": f"data/{name}"})
     dataset = Dataset(name, found, "dvc", source, profile=json.dumps({"rows": 1}))
     log_dataset(house.client, run_id, DatasetInput(dataset, []))

@@ -20,7 +20,17 @@ from tasks.failures import transient
 from tasks.ledger import CROWNING, Conflict
 from tasks.models import ModelRecord
 from tasks.promotion import Candidate, promote, rollback
-from tests.tasks.houses import POLICY, House, build_house, open_test_books, sqlite_template, standing, train
+from tests.tasks.houses import (
+    BENCHMARK_NAME,
+    POLICY,
+    House,
+    build_house,
+    ensure_built,
+    open_test_books,
+    sqlite_template,
+    standing,
+    train,
+)
 from tests.tasks.scoresets import skilled
 
 LAX = POLICY.model_copy(update={"against_champion": (), "against_parent": (), "resamples": 200})
@@ -33,7 +43,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def house(tmp_path):
     (tmp_path / "template").mkdir()
-    return build_house(tmp_path / "house", sqlite_template(tmp_path / "template"))
+    house = build_house(tmp_path / "house", sqlite_template(tmp_path / "template"))
+    ensure_built(house, BENCHMARK_NAME)
+    return house
 
 
 def models_of(house: House, count: int) -> list[ModelRecord]:
@@ -62,19 +74,23 @@ def patiently(act):
     return act()
 
 
-def try_to_promote(house: House, model: ModelRecord) -> bool:
+def try_to_promote(house: House, model: ModelRecord) -> None:
+    """Decide and promote; the gates have no objection, so only another champion than expected may be in the way."""
     books = house.books
     decision = patiently(lambda: assess(books, LAX, model, standing(house, model, skilled(0.6))))
     statement = patiently(lambda: attestation.statement_of(books, model.model_id))
     candidate = Candidate(model.model_id, model.run_id, model.digest, statement)
-    return patiently(lambda: promote(books, candidate, decision, "race")).promoted
+    outcome = patiently(lambda: promote(books, candidate, decision, "race"))
+    if not outcome.promoted:
+        raise AssertionError(outcome.decision.reasons)
 
 
 def race(where: tuple, mine: list[ModelRecord], rounds: int, results) -> None:
     house, won, refused, faults = reopened(*where), 0, 0, []
     for turn in range(rounds):
         try:
-            won += try_to_promote(house, mine[turn % len(mine)])
+            try_to_promote(house, mine[turn % len(mine)])
+            won += 1
         except Conflict:
             refused += 1
         except Exception as error:
