@@ -202,8 +202,6 @@ def _render_plain(world: World, count: int, seed: int, turns: tuple[int, int]) -
 def _rendered(sessions: Iterable[Session], world: World) -> list[Example]:
     sessions = list(sessions)
     scenes = [(one.scene.source, *one.scene.targets) for one in sessions if one.scene is not None]
-    if not scenes:
-        return []
     images = render([scene for shown in scenes for scene in shown], world)
     ends = itertools.accumulate(len(shown) for shown in scenes)
     pairs = zip(sessions, scenes, ends, strict=True)
@@ -221,11 +219,10 @@ def render_lessons(
     longer = [_located(example, world) for example in _render_plain(world, chains, seed + 1, (2, 3))]
     told = _rendered(itertools.islice(dictated_sessions(world, seed, (1, MOST_DICTATED)), spoken), world)
     drawn = [lesson(world, seed, index) for index in range(others)]
-    images = render([scene for _, _, scenes in drawn for scene in scenes], world) if drawn else None
+    images = render([scene for _, _, scenes in drawn for scene in scenes], world)
     whole = [
         Lesson(images[2 * i : 2 * i + 2], (instruction,), (intent,), asks=int(scenes[0] is scenes[1]))
         for i, (instruction, intent, scenes) in enumerate(drawn)
-        if images is not None
     ]
     return edits + longer + [Lesson.of(example) for example in told] + whole
 

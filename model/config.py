@@ -133,9 +133,7 @@ class RlConfig:
     noise_level: float = 0.6  # released: 1.3 with flow
     window: int = 2  # stochastic steps of a picture
     window_range: tuple[int, int] = (0, 6)  # the window lies in [low, high); drawn per iteration, shared in a group
-    shared_noise: bool = (
-        True  # the initial noise of a turn is one for the group; pictures alone need False but for grpo
-    )
+    shared_noise: bool = True  # one initial noise of a turn for the group; False for pictures alone, but for grpo
     policies: tuple[Literal["image", "text"], ...] = ("image", "text")
     alternate: bool = False  # policies learn in turns, each while the other is greedy; else all at once, as released
     objective: Literal["grpo", "nft", "best"] = "grpo"  # of the picture; only grpo samples with noise on the way

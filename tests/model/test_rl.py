@@ -56,13 +56,18 @@ def gradient(bundle, found, config):
     """Of all that an iteration's optimiser steps learn, no weight moving between them."""
 
     class Work:
+        updates = 0
+
         def update(self, losses):
+            self.updates += 1
             for loss in losses:
                 loss.backward()
             return {}
 
     bundle.model.zero_grad()
-    learning.improve(bundle, None, Work(), found, config, 0)
+    work = Work()
+    learning.improve(bundle, None, work, found, config, 0)
+    assert work.updates == config.epochs * config.minibatches
     return torch.cat([p.grad.flatten() for p in bundle.model.parameters() if p.grad is not None])
 
 
