@@ -1,4 +1,5 @@
-"""Pictures in words, words as pictures and edits told in full: what the base model learns beside single-turn edits.
+"""Pictures in words, words as pictures, edits told in full, and what was said and shown before: what the base model
+learns beside single-turn edits.
 
 An edit shows one changed object and speaks of one place. To describe a whole scene, to draw one from its description
 and to say where everything is says something about every cell, so seeing, drawing and finding are learned from far
@@ -9,10 +10,10 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from data.naming import View, name
-from data.phrases import DESCRIBE, DRAW, LOCATE, POINT, fill, pick
+from data.phrases import DESCRIBE, DRAW, LOCATE, POINT, RECALL, REPEAT, fill, pick
 from data.scenes import SIGN, Scene, World, describe
 from data.schema import Session
 from data.synthesis import Recipe, session, source_scene
@@ -60,10 +61,42 @@ def pointing(scene: Scene, world: World, rng: random.Random) -> tuple[str, str]:
     return fill(pick(POINT, rng, False).text, value=asked), " ".join(told)
 
 
-def question(scene: Scene, world: World) -> tuple[str, str]:
-    """Instruction and intent that say where everything or what is asked for is, either as often."""
-    rng = random.Random(repr(scene))
-    return locating(scene, world) if rng.random() < 0.5 else pointing(scene, world, rng)
+def question(told: Session, world: World) -> tuple[str, str]:
+    """Instruction and intent that ask about a session: now and then where everything or what is asked for is, mostly
+    what was said or shown before."""
+    assert told.scene is not None
+    scenes = (told.scene.source, *told.scene.targets)
+    rng = random.Random(repr(scenes))
+    match rng.randrange(8):
+        case 0:
+            return locating(scenes[-1], world)
+        case 1:
+            return pointing(scenes[-1], world, rng)
+        case 2 | 3 | 4:
+            return repeating([turn.instruction for turn in told.turns], world, rng)
+    return recalling(scenes[-2], scenes[-1], world, rng)
+
+
+def repeating(said: Sequence[str], world: World, rng: random.Random) -> tuple[str, str]:
+    """Instruction and intent that repeat an edit word for word: the first, the last, or the one with a word that no
+    other has."""
+    asked = {"first edit": said[0], "last edit": said[-1]}
+    telling = {*world.kinds, *world.colours, *world.materials, *world.sizes, *world.backgrounds, *world.letters}
+    for number, text in enumerate(said):
+        others = " ".join((*said[:number], *said[number + 1 :])).split()
+        found = sorted({*text.split()} & telling - {*others})
+        if found:
+            asked[f"edit with {rng.choice(found)}"] = text
+    which = rng.choice(list(asked))
+    return fill(pick(REPEAT, rng, False).text, value=which), asked[which]
+
+
+def recalling(before: Scene, after: Scene, world: World, rng: random.Random) -> tuple[str, str]:
+    """Instruction and intent that say what looked otherwise before the last edit."""
+    words = [f"background {before.background}"] if before.background != after.background else []
+    pairs = zip(before.cells, after.cells, world.places, strict=True)
+    words += [f"{describe(old) if old else EMPTY} at {place}" for old, new, place in pairs if old != new]
+    return pick(RECALL, rng, False).text, " and ".join(words) or EMPTY
 
 
 def lesson(world: World, seed: int, index: int) -> tuple[str, str, tuple[Scene, Scene]]:

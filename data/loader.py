@@ -212,26 +212,26 @@ def render_lessons(
     world: World, count: int, seed: int, described: float = 0.0, chained: float = 0.0, dictated: float = 0.0
 ) -> list[Lesson]:
     """Lessons for the base model: single edits, then a `chained` share of two or three unrelated edits one after the
-    other that ends by saying where things are, a `dictated` share of up to `MOST_DICTATED` turns that are told in full
-    and a `described` share of whole scenes in words."""
+    other that ends with a question about them, a `dictated` share of up to `MOST_DICTATED` turns that are told in full
+    and end with such a question, and a `described` share of whole scenes in words."""
     chains, spoken, others = (round(share * count) for share in (chained, dictated, described))
     edits = [Lesson.of(example) for example in render_single_turns(world, count - chains - spoken - others, seed)]
-    longer = [_located(example, world) for example in _render_plain(world, chains, seed + 1, (2, 3))]
+    longer = [_asked(example, world) for example in _render_plain(world, chains, seed + 1, (2, 3))]
     told = _rendered(itertools.islice(dictated_sessions(world, seed, (1, MOST_DICTATED)), spoken), world)
+    dictation = [_asked(example, world) for example in told]
     drawn = [lesson(world, seed, index) for index in range(others)]
     images = render([scene for _, _, scenes in drawn for scene in scenes], world)
     whole = [
         Lesson(images[2 * i : 2 * i + 2], (instruction,), (intent,), asks=int(scenes[0] is scenes[1]))
         for i, (instruction, intent, scenes) in enumerate(drawn)
     ]
-    return edits + longer + [Lesson.of(example) for example in told] + whole
+    return edits + longer + dictation + whole
 
 
-def _located(example: Example, world: World) -> Lesson:
-    """A session with a last turn that changes nothing and says where things have got to."""
-    edits, block = Lesson.of(example), example.session.scene
-    assert block is not None
-    instruction, intent = question(block.targets[-1], world)
+def _asked(example: Example, world: World) -> Lesson:
+    """A session with a last turn that changes nothing and asks about the session."""
+    edits = Lesson.of(example)
+    instruction, intent = question(example.session, world)
     images = np.concatenate((edits.images, edits.images[-1:]))
     return Lesson(images, (*edits.instructions, instruction), (*edits.intents, intent), asks=1)
 

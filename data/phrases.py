@@ -133,6 +133,8 @@ DESCRIBE = Phrasing(("describe everything", "describe the image"), ())
 DRAW = Phrasing(("draw {value}", "change everything to {value}"), ())
 LOCATE = Phrasing(("describe the position of everything", "the position of every object"), ())
 POINT = Phrasing(("describe the position of {value}", "the position of {value}"), ())
+REPEAT = Phrasing(("describe the {value}", "the {value}"), ())
+RECALL = Phrasing(("describe the image before the last edit", "the image before the last edit"), ())
 REFERENCES: dict[str, Phrasing] = {
     "undo": Phrasing(
         ("undo the last change", "undo the last edit", "take back the last change", "go back one step"),
@@ -192,7 +194,7 @@ _EXTRA = "nothing it its they them their the color material count position of ev
 
 def vocabulary(world: World) -> list[str]:
     """All words of instructions and intents in the world, sorted: the same for every split."""
-    phrasings = (*EDITS.values(), *REFERENCES.values(), *RULES.values(), DESCRIBE, DRAW, LOCATE, POINT)
+    phrasings = (*EDITS.values(), *REFERENCES.values(), *RULES.values(), DESCRIBE, DRAW, LOCATE, POINT, REPEAT, RECALL)
     texts = [text for phrasing in phrasings for part in phrasing for text in part]
     words = set(re.sub(r"{\w+}", " ", " ".join((*texts, *TOPICS.values(), *BESIDE.values(), JOINT, _EXTRA))).split())
     words.update(world.kinds, world.colours, world.materials, world.sizes, world.backgrounds, world.letters)

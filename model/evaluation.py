@@ -138,10 +138,11 @@ def session_row(example: Example, trajectory: Trajectory, scores: SessionScores)
                 "absent": absent,
             }
         )
-    track, success = example.session.track, scores.success
+    track, scene, success = example.session.track, example.session.scene, scores.success
     return {
         "id": example.session.id,
         "track": str(track) if track else None,
+        "held_out": list(scene.held_out) if scene else [],
         "success": success if isinstance(success, float) else None,
         "turns": turns,
     }

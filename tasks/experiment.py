@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.errors import UserError
 from data.parameters import merge, read_profile
@@ -33,6 +33,7 @@ class _Written(BaseModel):
     stage: Training
     about: str
     parent: str | None = None
+    seeds: int | None = Field(default=None, ge=1)
     sft: dict[str, Any] = {}
     rl: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
@@ -57,11 +58,16 @@ class Variant:
     parent: str | None
     overrides: dict[str, Any] = field(hash=False)
     profiles: tuple[str, ...] = ()  # the only ones it is written for; none named: all
+    seeds: int | None = None  # takes no more than so many of a table's seeds, the first; None: all
 
     @property
     def seeded(self) -> bool:
         """Whether a seed changes it: all variants share one base."""
         return self.stage != "base"
+
+    def takes(self, seeds: Sequence[int]) -> Sequence[int]:
+        """Those of a table's seeds that it is made with."""
+        return seeds[: self.seeds if self.seeded else 1]
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ def _variant(name: str, found: _Written, profile: str, written: _File) -> Varian
     overrides = merge(sections, {str(key): value for key, value in found.profiles.get(profile, {}).items()})
     foreign = [key for key in ("sft", "rl") if key != found.stage and overrides[key]]
     _require(not foreign, f"{name}: `{''.join(foreign)}` has no effect on a variant of stage {found.stage}")
-    return Variant(name, found.stage, found.about, found.parent, overrides, tuple(found.profiles))
+    return Variant(name, found.stage, found.about, found.parent, overrides, tuple(found.profiles), found.seeds)
 
 
 def _require(holds: bool, problem: str) -> None:

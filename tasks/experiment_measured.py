@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.parameters import section
@@ -54,6 +54,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Part:
+    """The sessions that hold something that no training shows, or the others: scores and differences on them alone."""
+
+    held_out: bool
+    sessions: int
+    means: Mapping[str, Estimates]
+    paired: Mapping[tuple[str, str], Estimates]
+
+
+@dataclass(frozen=True)
 class Measured:
     """A whole table. `commit` is where the code stands now; a training that was reused may name another one."""
 
@@ -64,6 +74,7 @@ class Measured:
     figures: tuple[str, ...]
     rows: Mapping[str, Row]
     paired: Mapping[tuple[str, str], Estimates]
+    parts: tuple[Part, ...]
 
     @property
     def any_scores(self) -> Scores:
@@ -76,11 +87,13 @@ def measure(plan: Experiment, outcomes: Sequence[Outcome]) -> Measured:
     names = [name for name in plan.variants if any(one.job.variant.name == name for one in outcomes)]
     rows = {name: _row(plan, [one for one in outcomes if one.job.variant.name == name]) for name in names}
     seeds = tuple(dict.fromkeys(one.job.seed for one in outcomes))
-    paired = {pair: _differences(rows, *pair) for pair in plan.pairs(names)}
+    pairs = plan.pairs(names)
+    paired = {pair: _differences(rows, *pair) for pair in pairs}
+    parts = tuple(found for held_out in (False, True) if (found := _part(rows, pairs, held_out)).sessions)
     git = identity.git()
     commit = f"{git.commit or 'unknown'}{'-dirty' if git.dirty else ''}"
     figures = tuple(name for name in plan.figures if name in rows) or tuple(rows)
-    return Measured(commit, plan.profile, seeds, plan.headline, figures, rows, paired)
+    return Measured(commit, plan.profile, seeds, plan.headline, figures, rows, paired, parts if len(parts) > 1 else ())
 
 
 def _row(plan: Experiment, outcomes: Sequence[Outcome]) -> Row:
@@ -108,11 +121,24 @@ def _training(outcome: Outcome) -> Training:
     )
 
 
+def _part(rows: Mapping[str, Row], pairs: Sequence[tuple[str, str]], held_out: bool) -> Part:
+    cut: dict[str, Row] = {}
+    for name, row in rows.items():
+        kept = (replace(one, scores=statistics.part(one.scores, held_out)) for one in row.trainings)
+        cut[name] = replace(row, trainings=tuple(kept))
+    sessions = len(next(iter(cut.values())).trainings[0].scores.sessions)
+    if not sessions:
+        return Part(held_out, 0, {}, {})
+    means = {name: statistics.means([one.scores for one in row.trainings]) for name, row in cut.items()}
+    return Part(held_out, sessions, means, {pair: _differences(cut, *pair) for pair in pairs})
+
+
 def _differences(rows: Mapping[str, Row], ours: str, theirs: str) -> Estimates:
-    """Paired over the same seeds; the base, which has none, stands against each of them."""
-    runs = [{one.seed: one.scores for one in rows[name].trainings} for name in (ours, theirs)]
-    seeds = max(runs, key=len)
-    both = [[by_seed.get(seed, next(iter(by_seed.values()))) for seed in seeds] for by_seed in runs]
+    """Paired over the seeds that both have; the base, which has none, stands against each of the other's."""
+    runs = {name: {one.seed: one.scores for one in rows[name].trainings} for name in (ours, theirs)}
+    seeded = [set(by_seed) for name, by_seed in runs.items() if rows[name].variant.seeded]
+    seeds = sorted(set.intersection(*seeded)) if seeded else [0]
+    both = [[by_seed.get(seed, next(iter(by_seed.values()))) for seed in seeds] for by_seed in runs.values()]
     return statistics.differences(*both)
 
 
@@ -123,7 +149,10 @@ def saw(variant: Variant, chosen: Parameters) -> tuple[str, str]:
     sessions = section({"sessions": chosen.sessions}, "sessions", SessionsConfig)
     if variant.stage == "base":
         ready, steps = chosen.model.checkpoint, chosen.base.optimisation
-        return "single-turn edits", f"ready: `{ready}`" if ready else f"{steps.steps:,} × {steps.batch_size} edits"
+        return (
+            "edits that need no memory",
+            f"ready: `{ready}`" if ready else f"{steps.steps:,} × {steps.batch_size} edits",
+        )
     if variant.stage == "sft":
         steps = chosen.sft.optimisation
         data = f"{sessions.train:,} sessions of {_span(sessions.turns)} turns with ground truth"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tasks import experiment_statistics as statistics
-from tasks.experiment_measured import Estimates, Measured
+from tasks.experiment_measured import Estimates, Measured, Part
 from tasks.experiment_statistics import RESAMPLES, TRACKS, Estimate
 from tasks.report import TRACKS as TRACK_NAMES
 
@@ -38,11 +38,15 @@ def cell(one: Estimate | None, signed: bool = False) -> str:
 def page(found: Measured, pictures: Pictures) -> str:
     """The whole page."""
     lines = [f"# Results of profile {found.profile}", "", *_about(found), ""]
-    lines += ["## Scores", "", *scores(found, ""), ""]
+    lines += ["## Scores", "", *scores(found), ""]
     for track in TRACKS:
         lines += [f"## {TRACK_NAMES[track].capitalize()} (`{track}`)", "", *scores(found, f"{track}/"), ""]
     if found.paired:
-        lines += ["## Differences", "", *_differences(found), ""]
+        about = "Within the same sessions and seeds; **bold** where the interval leaves out 0."
+        lines += ["## Differences", "", about, "", *_differences(found.paired), ""]
+        lines += [*(f"- {line}" for line in reading(found)), ""]
+    for part in found.parts:
+        lines += [*_part(part), ""]
     lines += ["## What each variant saw", "", *_saw(found), ""]
     lines += ["## Figures", ""] + [line for one in pictures for line in _picture(*one)]
     lines += ["## Runs", "", *_runs(found)]
@@ -63,13 +67,28 @@ def _about(found: Measured) -> list[str]:
     ]
 
 
-def scores(found: Measured, prefix: str) -> list[str]:
+def scores(found: Measured, prefix: str = "") -> list[str]:
     """One table: a row per variant, its denominators below."""
-    by_name = {name: statistics.by_key(row.means) for name, row in found.rows.items()}
+    return _scores({name: row.means for name, row in found.rows.items()}, prefix)
+
+
+def _scores(means: Mapping[str, Estimates], prefix: str = "") -> list[str]:
+    by_name = {name: statistics.by_key(estimates) for name, estimates in means.items()}
     lines = [_line("variant", *TITLES.values()), _line(*["---"] * (len(TITLES) + 1))]
     for name, estimates in by_name.items():
         lines.append(_line(name, *(cell(estimates.get(prefix + metric)) for metric in TITLES)))
     return [*lines, "", *_denominators(by_name, prefix)]
+
+
+def _part(part: Part) -> list[str]:
+    """The scores and differences on the sessions that hold something held out, or on the others."""
+    title = (
+        "Sessions with something that no training shows" if part.held_out else "Sessions of kinds that training shows"
+    )
+    held_out = "A phrasing, a pair of kind and colour or a rule family" if part.held_out else "Nothing"
+    about = f"{held_out} is held out. Sessions: {part.sessions}."
+    lines = [f"## {title}", "", about, "", *_scores(part.means), ""]
+    return lines + _differences(part.paired) if part.paired else lines
 
 
 def _denominators(by_name: Mapping[str, Mapping[str, Estimate]], prefix: str) -> list[str]:
@@ -87,13 +106,12 @@ def _denominators(by_name: Mapping[str, Mapping[str, Estimate]], prefix: str) ->
     return said
 
 
-def _differences(found: Measured) -> list[str]:
-    lines = ["Within the same sessions and seeds; **bold** where the interval leaves out 0.", ""]
-    lines += [_line("", *TITLES.values()), _line(*["---"] * (len(TITLES) + 1))]
-    for (ours, theirs), estimates in found.paired.items():
+def _differences(paired: Mapping[tuple[str, str], Estimates]) -> list[str]:
+    lines = [_line("", *TITLES.values()), _line(*["---"] * (len(TITLES) + 1))]
+    for (ours, theirs), estimates in paired.items():
         by_key = statistics.by_key(estimates)
         lines.append(_line(f"{ours} − {theirs}", *(_marked(by_key.get(metric)) for metric in TITLES)))
-    return [*lines, "", *(f"- {line}" for line in reading(found))]
+    return lines
 
 
 def _marked(one: Estimate | None) -> str:

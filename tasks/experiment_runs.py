@@ -40,7 +40,7 @@ class Outcome:
 def jobs(experiment: Experiment, names: Sequence[str], seeds: Sequence[int]) -> list[Job]:
     """All jobs of a table, those that others start from first."""
     chosen = sorted(experiment.chosen(names), key=lambda variant: len(experiment.lineage(variant.name)))
-    return [Job(variant, seed) for variant in chosen for seed in (seeds if variant.seeded else seeds[:1])]
+    return [Job(variant, seed) for variant in chosen for seed in variant.takes(seeds)]
 
 
 @contextmanager

@@ -131,6 +131,12 @@ def by_distance(runs: Sequence[Scores], metric: str = "GA") -> dict[int, Estimat
     return result
 
 
+def part(scores: Scores, held_out: bool) -> Scores:
+    """The record with the sessions that hold something that no training shows, or with the others."""
+    sessions = (one for one in scores.sessions if bool((one.model_extra or {}).get("held_out")) == held_out)
+    return scores.model_copy(update={"sessions": tuple(sessions)})
+
+
 def only(scores: Scores, keep: Callable[[TurnScore], bool]) -> Scores:
     """The record with the turns that are kept."""
     sessions = (s.model_copy(update={"turns": tuple(filter(keep, s.turns))}) for s in scores.sessions)

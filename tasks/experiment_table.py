@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ from model.atomic import write_atomically
 from tasks import experiment_page, experiment_plots, report, tracking
 from tasks import experiment_statistics as statistics
 from tasks.experiment import Experiment
-from tasks.experiment_measured import Measured, Row, measure
+from tasks.experiment_measured import Estimates, Measured, Row, measure
 from tasks.experiment_runs import Outcome
 from tasks.experiment_statistics import Estimate
 
@@ -53,17 +53,27 @@ def conclude(run: tracking.ActiveRun, plan: Experiment, outcomes: Sequence[Outco
 
 def results(found: Measured) -> dict[str, Any]:
     """The numbers of the table as `results.json` holds them."""
+    parts = {"held out" if part.held_out else "shown in training": part for part in found.parts}
     return {
         "commit": found.commit,
         "profile": found.profile,
         "seeds": list(found.seeds),
+        **_numbers({name: row.means for name, row in found.rows.items()}, found.paired),
+        "parts": {
+            name: {"sessions": part.sessions, **_numbers(part.means, part.paired)} for name, part in parts.items()
+        },
+    }
+
+
+def _numbers(means: Mapping[str, Estimates], paired: Mapping[tuple[str, str], Estimates]) -> dict[str, Any]:
+    return {
         "variants": {
-            name: {key: _cell(one) | {"n": one.n} for key, one in statistics.by_key(row.means).items()}
-            for name, row in found.rows.items()
+            name: {key: _cell(one) | {"n": one.n} for key, one in statistics.by_key(estimates).items()}
+            for name, estimates in means.items()
         },
         "paired": {
             f"{ours} - {theirs}": {key: _cell(one) for key, one in statistics.by_key(differences).items()}
-            for (ours, theirs), differences in found.paired.items()
+            for (ours, theirs), differences in paired.items()
         },
     }
 
@@ -126,5 +136,5 @@ def _summarise(found: Measured, reading: Sequence[str]) -> None:
 
     if flow_run.id:
         lines = [f"* {line}" for line in reading]
-        text = "\n".join([f"## {experiment_page.headline(found)}", "", *experiment_page.scores(found, ""), "", *lines])
+        text = "\n".join([f"## {experiment_page.headline(found)}", "", *experiment_page.scores(found), "", *lines])
         create_markdown_artifact(key=f"experiment-{found.profile}", markdown=text, description="What it came to")

@@ -11,12 +11,13 @@ import pytest
 
 from data.build import BenchmarkConfig, SessionsConfig, build, main
 from data.errors import UserError
-from data.lessons import description, locations, pointing
+from data.lessons import description, locations, pointing, recalling, repeating
 from data.loader import SessionFolder, decode, render_lessons, render_scenes, render_single_turns
 from data.naming import fits
+from data.phrases import vocabulary
 from data.readback import read
 from data.sampling import random_scene
-from data.scenes import TINY
+from data.scenes import TINY, Scene, SceneObject
 from data.schema import EditType
 from data.synthesis import DRILL
 
@@ -177,22 +178,47 @@ def test_pointing_names_each_object_apart_from_all_others():
             assert [TINY.places[c] for c, thing in enumerate(scene.cells) if fits(thing, wanted)] == [places]
 
 
-def test_chained_lessons_end_by_saying_where_things_have_got_to():
-    lessons = render_lessons(TINY, 24, seed=4, chained=0.5)
-    assert [len(lesson.instructions) for lesson in lessons[:12]] == [1] * 12
-    told = 0
-    for lesson in lessons[12:]:
+def test_chained_lessons_end_with_a_question_about_them():
+    lessons = render_lessons(TINY, 80, seed=4, chained=0.5)
+    assert [len(lesson.instructions) for lesson in lessons[:40]] == [1] * 40
+    located = repeated = recalled = 0
+    for lesson in lessons[40:]:
         assert len(lesson.images) == len(lesson.instructions) + 1 in (4, 5)
-        (scene,) = read(lesson.images[-1:], TINY)
+        before, after = read(lesson.images[-3:-1], TINY)
         assert (lesson.images[-1] == lesson.images[-2]).all() and lesson.drawn == len(lesson.instructions) - 1
-        told += lesson.intents[-1] == locations(scene, TINY)
-    assert 0 < told < 12, "some ask for everything, some for what they name"
+        asked, answer = lesson.instructions[-1], lesson.intents[-1]
+        if asked.endswith("before the last edit"):
+            assert answer == recalling(before, after, TINY, random.Random(0))[1]
+            recalled += 1
+        elif " edit" in asked:
+            assert answer in lesson.instructions[:-1]
+            repeated += 1
+        located += answer == locations(after, TINY)
+    assert located and repeated > 10 < recalled
+
+
+def test_what_is_to_be_repeated_is_named_by_its_place_or_by_a_word_of_its_own():
+    said = ["make the ball red", "change the background to sky", "make the cone red"]
+    asked = dict(repeating(said, TINY, random.Random(seed)) for seed in range(200))
+    wanted = {"first edit": 0, "last edit": 2, "edit with ball": 0, "edit with sky": 1, "edit with cone": 2}
+    assert asked == {f"{verb}the {what}": said[k] for what, k in wanted.items() for verb in ("", "describe ")}
+    assert {word for text in asked for word in text.split()} <= set(vocabulary(TINY))
+
+
+def test_recalling_says_what_the_last_edit_changed_as_it_was_before():
+    ball, cone = SceneObject("ball", "red", "plain", "large"), SceneObject("cone", "blue", "striped", "small")
+    before = Scene("sand", (ball, None, cone, *[None] * (TINY.cells - 3)))
+    after = before._replace(background="night").place(0, None).place(1, ball)
+    words = recalling(before, after, TINY, random.Random(0))[1]
+    assert words == "background sand and large plain red ball at top left and nothing at top center"
+    assert recalling(before, before, TINY, random.Random(0))[1] == "nothing"
 
 
 def test_dictated_lessons_say_in_full_what_is_drawn_and_nothing_of_rules_or_references():
     lessons = render_lessons(TINY, 40, seed=4, dictated=0.5)[20:]
-    assert max(len(lesson.instructions) for lesson in lessons) > 3
-    words = {word for lesson in lessons for told in lesson.instructions for word in told.split()}
+    assert max(lesson.drawn for lesson in lessons) > 3
+    words = {word for lesson in lessons for told in lesson.instructions[:-1] for word in told.split()}
     assert words.isdisjoint({"it", "them", "one", "other", "undo", "always", "never", "now", "everything", "rule"})
     for lesson in lessons:
-        assert lesson.instructions == lesson.intents and lesson.drawn == len(lesson.images) - 1
+        assert lesson.instructions[:-1] == lesson.intents[:-1] and lesson.asks == 1
+        assert lesson.drawn == len(lesson.images) - 2

@@ -64,6 +64,9 @@ def test_a_table_is_made_from_every_variant_and_seed_once_and_then_reused(traine
     assert found["variants"]["sft"]["IF"]["n"] == 24 and found["variants"]["base"]["IF"]["n"] == 12
     assert found["paired"]["edit-r2 - sft"]["cm/session_success"]["mean"] == pytest.approx(0.2)
     assert set(found["paired"]) == {"edit-r2 - base", "edit-r2 - sft", "sft - base"}
+    new, shown = found["parts"]["held out"], found["parts"]["shown in training"]
+    assert (new["sessions"], shown["sessions"]) == (1, 5) and set(shown["paired"]) == set(found["paired"])
+    assert [part["variants"]["sft"]["IF"]["n"] for part in (new, shown)] == [4, 20]
 
     (run,) = tracking.find("smoke", EXPERIMENT)
     assert run.info.status == "FINISHED"
@@ -83,7 +86,8 @@ def test_the_page_names_its_pictures_its_denominators_and_no_more_than_its_numbe
     page = (tmp_path / "results.md").read_text()
     for path in re.findall(r"\]\(([^)]+)\)", page):
         assert (tmp_path / path).read_bytes().startswith(b"\x89PNG")
-    assert "- all variants: IF 12," in page
+    assert "- all variants: IF 12," in page and "- all variants: IF 2," in page
+    assert "rule family is held out. Sessions: 1." in page and "Nothing is held out. Sessions: 5." in page
     assert "| sft | 0.400 [0.400, 0.400] |" in page and "48 sessions of 2–3 turns with ground truth" in page
     assert "- edit-r2 against sft: higher in IF" in page and "improve" not in page
     (said,) = made.reading

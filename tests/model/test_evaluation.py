@@ -30,6 +30,8 @@ def test_every_session_and_turn_is_on_the_sheet_with_its_denominators(model, ben
     rows = [json.loads(line) for line in (benchmark / "test.jsonl").read_text().splitlines()]
     assert [s["id"] for s in sheet["sessions"]] == [row["id"] for row in rows]
     assert [[t["instruction"] for t in s["turns"]] for s in sheet["sessions"]] == [row["instruction"] for row in rows]
+    held_out = [row["scene"].get("held_out", []) for row in rows]
+    assert [s["held_out"] for s in sheet["sessions"]] == held_out and any(held_out)
     turns = [t for s in sheet["sessions"] for t in s["turns"]]
     for name in ("IF", "CC", "GA"):
         present = [t[name] for t in turns if name in t]

@@ -53,6 +53,7 @@ def score_sheet(quality: float, sessions: int = 6) -> dict[str, Any]:
         {
             "id": f"s{number}",
             "track": ("cm", "cu")[number % 2],
+            "held_out": ["phrase:undo"] * (number == 0),
             "success": quality,
             "turns": [
                 {"turn": k, "edit_type": "color_alter", "instruction": "i", "trace": "t", "distance": 1, **scores}

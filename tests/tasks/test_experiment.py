@@ -4,12 +4,13 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from data.errors import UserError
 from tasks import experiment, experiment_jobs, experiment_runs, parameters
-from tasks.experiment_measured import saw
+from tasks.experiment_measured import _differences, saw
 from tasks.experiment_plots import learning_curve
 
 WRITTEN = """
@@ -107,6 +108,29 @@ def test_pairs_are_the_headline_with_all_and_each_other_with_its_parent(tmp_path
 def test_parents_come_first_and_the_base_once(tmp_path):
     jobs = experiment_runs.jobs(load(tmp_path), (), (0, 1))
     assert [job.label for job in jobs][:3] == ["base", "sft seed 0", "sft seed 1"] and len(jobs) == 9
+
+
+def test_a_variant_takes_the_first_of_the_seeds_where_it_says_how_many(tmp_path):
+    plan = load(tmp_path, WRITTEN.replace("about: more,", "about: more, seeds: 2,"))
+    made = [(job.variant.name, job.seed) for job in experiment_runs.jobs(plan, ("base", "longer", "sft"), (4, 5, 6))]
+    assert made == [("base", 4), ("sft", 4), ("sft", 5), ("sft", 6), ("longer", 4), ("longer", 5)]
+    with pytest.raises(UserError, match="seeds"):
+        load(tmp_path, WRITTEN.replace("about: more,", "about: more, seeds: 0,"))
+
+
+def test_variants_are_compared_on_the_seeds_that_both_have(monkeypatch, tmp_path):
+    plan = load(tmp_path)
+    trained = {"base": (0,), "longer": (0, 1), "rl": (0, 1, 2)}
+    rows = {
+        name: SimpleNamespace(
+            variant=plan.variants[name],
+            trainings=[SimpleNamespace(seed=seed, scores=(name, seed)) for seed in seeds],
+        )
+        for name, seeds in trained.items()
+    }
+    monkeypatch.setattr("tasks.experiment_statistics.differences", lambda *both: both)
+    assert _differences(rows, "rl", "longer") == ([("rl", 0), ("rl", 1)], [("longer", 0), ("longer", 1)])
+    assert _differences(rows, "rl", "base") == ([("rl", 0), ("rl", 1), ("rl", 2)], [("base", 0)] * 3)
 
 
 def test_what_a_variant_saw_follows_its_parameters(tmp_path):
