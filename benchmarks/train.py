@@ -30,9 +30,10 @@ from model import runtime
 from model.bundle import Bundle
 from model.config import ModelConfig, Optimisation, RlConfig, SamplingConfig, SupervisedConfig
 from model.experience import Experience, explore
+from model.ground_truth import ground_truth
 from model.learning import improve
 from model.pretrain import new_bundle
-from model.supervised import encode_lessons, lay_out, noise_of, supervised_loss
+from model.supervised import encode_lessons, noise_of, supervised_loss
 from model.trainer import Trainer
 from model.vae import new_vae
 
@@ -90,7 +91,7 @@ def sft(bundle: Bundle, sessions: SessionFolder, count: int, rounds: int, folder
     trainer = Trainer(bundle.model, STILL, folder / "none")
 
     def step() -> None:
-        truth = lay_out(bundle, lessons, tables, SFT, noise_of(SFT, 0, count))
+        truth = ground_truth(bundle, lessons, tables, SFT, noise_of(SFT, 0, count))
         trainer.update(supervised_loss(bundle, truth, SFT.trace_weight)[0])
 
     return Meter(bundle.model).measure(step, rounds)

@@ -1,9 +1,10 @@
 """How instructions, rules and references are worded, and the closed vocabulary that this makes.
 
 Phrases are lower-case words and `{fields}`. In every list the phrases of `held out` are kept for test splits; they use
-only words that other phrases teach. Fields: {it} an object (`the red ball`, `it`), {of} its attribute (`the color of
-the red ball`, `its color`), {a} `a` or `an`, {thing} a new object, {where} a place or nothing, {beside} `above the red
-ball`, {value}, {text} letters, {n} a number.
+only words that other phrases teach. So do those of `early`, which only the base model sees: it is to have heard more
+than the sessions say, as a public checkpoint has. Fields: {it} an object (`the red ball`, `it`), {of} its attribute
+(`the color of the red ball`, `its color`), {a} `a` or `an`, {thing} a new object, {where} a place or nothing, {beside}
+`above the red ball`, {value}, {text} letters, {n} a number.
 """
 
 from __future__ import annotations
@@ -34,10 +35,37 @@ EDITS: dict[str, Phrasing] = {
             "there should be {a} {thing} {where}",
         ),
         ("{where} add {a} {thing}", "{where} there should be {a} {thing}"),
+        (
+            "{where} put {a} {thing}",
+            "{where} place {a} {thing}",
+            "{where} draw {a} {thing}",
+            "{where} {a} {thing}",
+            "add {where} {a} {thing}",
+            "insert {where} {a} {thing}",
+            "there should be {where} {a} {thing}",
+            "{a} {thing} should be there {where}",
+            "set {a} {thing} {where}",
+            "use {a} {thing} {where}",
+            "get {a} {thing} {where}",
+            "{a} {thing} {where}",
+        ),
     ),
     EditType.SUBJECT_REMOVE: Phrasing(
         ("remove {it}", "delete {it}", "erase {it}", "take {it} away", "get rid of {it}", "{it} should go away"),
         ("take away {it}", "make {it} go away"),
+        (
+            "drop {it}",
+            "get {it} away",
+            "put {it} away",
+            "remove {it} from the image",
+            "delete {it} from the image",
+            "erase {it} from the image",
+            "{it} is to go",
+            "{it} should be away",
+            "away from the image with {it}",
+            "there should be nothing in place of {it}",
+            "leave nothing of {it}",
+        ),
     ),
     EditType.SUBJECT_REPLACE: Phrasing(
         (
@@ -49,6 +77,19 @@ EDITS: dict[str, Phrasing] = {
             "make {it} {a} {value}",
         ),
         ("in place of {it} put {a} {value}", "{it} should be {a} {value}"),
+        (
+            "swap {it} with {a} {value}",
+            "change {it} to {a} {value}",
+            "{it} is now {a} {value}",
+            "{it} should turn into {a} {value}",
+            "{it} should change into {a} {value}",
+            "use {a} {value} in place of {it}",
+            "draw {a} {value} in place of {it}",
+            "there should be {a} {value} in place of {it}",
+            "remove {it} and add {a} {value} there",
+            "take {it} away and put {a} {value} there",
+            "for {it} swap {a} {value}",
+        ),
     ),
     EditType.COLOR_ALTER: Phrasing(
         (
@@ -61,6 +102,20 @@ EDITS: dict[str, Phrasing] = {
             "turn {it} {value}",
         ),
         ("{of} should be {value}", "{it} should turn {value}"),
+        (
+            "change {it} to {value}",
+            "set {it} to {value}",
+            "make {of} {value}",
+            "turn {of} to {value}",
+            "{of} is now {value}",
+            "{it} is now {value}",
+            "give {it} the color {value}",
+            "color {it} in {value}",
+            "draw {it} in {value}",
+            "use {value} for {it}",
+            "use {value} as {of}",
+            "{value} should be {of}",
+        ),
     ),
     EditType.MATERIAL_ALTER: Phrasing(
         (
@@ -72,6 +127,20 @@ EDITS: dict[str, Phrasing] = {
             "give {it} {value} material",
         ),
         ("{of} should be {value}", "{it} should turn {value}"),
+        (
+            "change {it} to {value}",
+            "set {it} to {value}",
+            "make {of} {value}",
+            "turn {of} to {value}",
+            "{of} is now {value}",
+            "{it} is now {value}",
+            "give {it} the material {value}",
+            "draw {it} {value}",
+            "paint {it} {value}",
+            "use {value} for {it}",
+            "use {value} as {of}",
+            "{value} should be {of}",
+        ),
     ),
     EditType.TEXT_CHANGE: Phrasing(
         (
@@ -83,6 +152,20 @@ EDITS: dict[str, Phrasing] = {
             "there should be a sign with the text {text}",
         ),
         ("put a sign with the text {text} on the image", "draw the text {text}"),
+        (
+            "write {text} on the image",
+            "write {text} on a sign",
+            "add {text} on a sign",
+            "put {text} on the image",
+            "put {text} on a sign",
+            "insert the text {text}",
+            "insert a sign with the text {text}",
+            "place a sign with the text {text}",
+            "make a sign with the text {text}",
+            "there should be the text {text}",
+            "a sign should say {text}",
+            "the image should say {text}",
+        ),
     ),
     "text_replace": Phrasing(
         (
@@ -94,6 +177,19 @@ EDITS: dict[str, Phrasing] = {
             "write {text} on {it}",
         ),
         ("replace the text on {it} with {text}", "the text on {it} should be {text}"),
+        (
+            "turn the text {old} into {text}",
+            "swap the text {old} for {text}",
+            "change {old} to {text}",
+            "set the text {old} to {text}",
+            "set the text on {it} to {text}",
+            "make the text on {it} {text}",
+            "the text {old} should be {text}",
+            "{it} is now to say {text}",
+            "put {text} on {it}",
+            "write {text} in place of {old}",
+            "in place of {old} write {text}",
+        ),
     ),
     EditType.POSITION_CHANGE: Phrasing(
         (
@@ -105,6 +201,20 @@ EDITS: dict[str, Phrasing] = {
             "change {of} {beside}",
         ),
         ("{it} should go {beside}", "take {it} {beside}"),
+        (
+            "{beside} move {it}",
+            "{beside} put {it}",
+            "{beside} place {it}",
+            "get {it} {beside}",
+            "leave {it} {beside}",
+            "set {it} {beside}",
+            "draw {it} {beside}",
+            "set {of} {beside}",
+            "{of} should be {beside}",
+            "{it} is now {beside}",
+            "{it} should move {beside}",
+            "make {it} go {beside}",
+        ),
     ),
     EditType.COUNT_CHANGE: Phrasing(
         (
@@ -116,6 +226,20 @@ EDITS: dict[str, Phrasing] = {
             "draw {it} {n} times",
         ),
         ("put {n} of {it}", "{it} should be there {n} times"),
+        (
+            "{of} is now {n}",
+            "turn {of} to {n}",
+            "get {n} of {it}",
+            "use {n} of {it}",
+            "draw {n} of {it}",
+            "make {n} of {it}",
+            "leave {n} of {it}",
+            "{n} of {it} should be there",
+            "set {it} to {n}",
+            "make {it} be there {n} times",
+            "put {it} there {n} times",
+            "{n} times draw {it}",
+        ),
     ),
     EditType.BACKGROUND_CHANGE: Phrasing(
         (
@@ -127,6 +251,20 @@ EDITS: dict[str, Phrasing] = {
             "turn the background into {value}",
         ),
         ("replace the background with {value}", "put {value} in the background"),
+        (
+            "the background is now {value}",
+            "{value} should be the background",
+            "make {value} the background",
+            "paint the background {value}",
+            "color the background {value}",
+            "draw {value} as the background",
+            "get {value} as the background",
+            "give the image {value} as background",
+            "turn the background to {value}",
+            "swap the background for {value}",
+            "use {value} in the background",
+            "in the background there should be {value}",
+        ),
     ),
 }
 DESCRIBE = Phrasing(("describe everything", "describe the image"), ())
@@ -161,12 +299,11 @@ class Wording(NamedTuple):
     held_out: bool
 
 
-def pick(phrasing: Phrasing, rng: random.Random, held_out: bool) -> Wording:
-    """A uniform choice; with `held_out` the held-out phrases take part."""
-    count = len(phrasing.known) + held_out * len(phrasing.held_out)
-    index = rng.randrange(count)
-    new = index >= len(phrasing.known)
-    return Wording((*phrasing.known, *phrasing.held_out)[index], new)
+def pick(phrasing: Phrasing, rng: random.Random, held_out: bool, early: bool = False) -> Wording:
+    """A uniform choice; with `held_out` the held-out phrases take part, or those for the base model with `early`."""
+    more = phrasing.held_out if held_out else phrasing.early if early else ()
+    index = rng.randrange(len(phrasing.known) + len(more))
+    return Wording((*phrasing.known, *more)[index], held_out and index >= len(phrasing.known))
 
 
 def fill(phrase: str, **fields: str) -> str:

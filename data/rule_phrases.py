@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 
 class Phrasing(NamedTuple):
-    """Phrases of one meaning: shown in every split, and held out for test."""
+    """Phrases of one meaning: shown in every split, held out for test, and shown to the base model alone."""
 
     known: tuple[str, ...]
     held_out: tuple[str, ...]
+    early: tuple[str, ...] = ()
 
 
 _EDITED = Phrasing(

@@ -51,9 +51,9 @@ class Written(NamedTuple):
 
 
 def write_plain_turn(history: History, rng: random.Random, edit_type: EditType, banned: Banned) -> Written | None:
-    """A turn of one edit type without rules or references."""
+    """A turn of one edit type without rules or references, in any words that the base model is to know."""
     draft = propose(edit_type, View(history.world, history.scene), rng)
-    return None if draft is None else _finish(history, rng, draft, Statement("", ()), banned, False)
+    return None if draft is None else _finish(history, rng, draft, Statement("", ()), banned, False, early=True)
 
 
 def write_cm_turn(
@@ -177,12 +177,14 @@ def _finish(
     banned: Banned,
     held_out: bool,
     reference: Need | None = None,
+    early: bool = False,
 ) -> Written | None:
     """The draft as a recorded turn; None when a rule leaves no room, a banned pair appears or words get too many."""
     outcome = _outcome(history, draft.request, statement.rules, banned, _said(draft, reference))
     if outcome is None or len(intent(outcome, history.world).split()) > MAX_INTENT:
         return None
-    phrase = pick(REFERENCES["before"] if draft.key == "before" else EDITS[draft.key], rng, held_out)
+    phrasing = REFERENCES["before"] if draft.key == "before" else EDITS[draft.key]
+    phrase = pick(phrasing, rng, held_out, early)
     words = fill(phrase.text, **draft.fields, of=of_phrase(draft.attribute, draft.fields.get("it", "")))
     if len(words.split()) > MAX_INSTRUCTION:
         return None

@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from model.attention import additive, block_mask
+from model.attention import PADDING, additive, block_mask, visible
 from model.partition import Dense, dense
 from model.rows import Part
 from model.segments import View
+
+MASKED = 2**30  # entries of the largest mask that is written out
+ALIGNED = 16  # slots of a row
 
 
 def _part(call: Dense, dtype: torch.dtype) -> Part:
@@ -80,15 +84,23 @@ class PackedBatch:
         return self.views == tuple(View)
 
     def calls(self, dtype: torch.dtype) -> Calls:
-        """Attention of the packed forward: whole rows under a block mask on CUDA, dense
-        problems elsewhere. Kept, since replay asks for it again."""
+        """Attention of the packed forward: whole rows on CUDA, under a mask or, where that would fill the memory, under
+        rules that the kernel evaluates; dense problems elsewhere. Kept, since replay asks for it again."""
         if dtype not in self.kept:
-            self.kept[dtype] = self._whole() if self.marks.is_cuda else self._dense(dtype)
+            self.kept[dtype] = self._whole(dtype) if self.marks.is_cuda else self._dense(dtype)
         return self.kept[dtype]
 
-    def _whole(self) -> Calls:
-        part = Part(self.rows, self.width, self.width, block_mask(self.marks))
-        return Calls([part], self.gather, self.gather, self.scatter)
+    def _whole(self, dtype: torch.dtype) -> Calls:
+        """Rows as they are, but for empty slots at their ends: attention under a mask is several times slower on a GPU
+        where rows have no round number of slots."""
+        more = -self.width % ALIGNED
+        width = self.width + more
+        marks = F.pad(self.marks, (0, more), value=PADDING)
+        small = self.rows * width**2 <= MASKED
+        mask = additive(visible(marks, marks), dtype) if small else block_mask(marks)
+        gather = F.pad(self.gather.view(self.rows, -1), (0, more)).flatten()
+        restore = self.scatter + self.scatter // self.width * more
+        return Calls([Part(self.rows, width, width, mask)], gather, gather, restore)
 
     def _dense(self, dtype: torch.dtype) -> Calls:
         listed, restore = dense(self.marks.flatten(1)[:, self.scatter])

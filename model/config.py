@@ -11,6 +11,7 @@ class ModelConfig:
     """Sizes of the transformer; `checkpoint` names a folder in the official layout instead of training from scratch."""
 
     checkpoint: str | None = None
+    start: str | None = None  # folder of a base of these sizes, with which the base's training begins
     width: int = 128
     layers: int = 4
     heads: int = 4
@@ -85,6 +86,7 @@ class SupervisedConfig:
     timestep_shift: float = 1.0
     trace_weight: float = 0.2  # cross-entropy against flow matching (1.0)
     write_trace: bool = True  # False learns to edit without intent trace
+    precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights stay in their own
     edited_weight: float = 4.0  # extra weight of a latent token that the edit changes fully; most tokens are copies
     reading: float = 0.0  # base only: share of the steps, from the first on, that teach traces and draw nothing
     described: float = 0.0  # base only: share of lessons that describe, draw or locate a whole scene

@@ -35,7 +35,7 @@ class Corruption:
     """Makes the histories of each step's sessions.
 
     Args:
-        batches: as in `train_supervised`; asked for the steps to come, too.
+        batches: asked for the steps to come, too.
         donor: draws a lesson to take foreign objects from.
         folder: keeps the samples of a rollout, for a run that is cut off before they have served.
     """

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from data.loader import Example, SessionFolder
+from model import distributed
 from model.atomic import replace_folder
 from model.bundle import Bundle, load
 from model.config import EvaluationConfig
@@ -38,7 +39,7 @@ def evaluate(
     """
     if (folder / "scores.json").exists():
         return folder / "scores.json"
-    bundle = load(model_folder)
+    bundle = load(model_folder, device=distributed.device())
     bundle.model.eval()
     benchmark = SessionFolder(benchmark_folder, "test", targets=config.true_history)
     count = min(len(benchmark), config.sessions or len(benchmark))

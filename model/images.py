@@ -53,9 +53,10 @@ def resize_all(images: Pixels, rule: Sequence[int], max_pixels: int) -> Pixels:
     return np.stack([np.asarray(Image.fromarray(image).resize(target, resample)) for image in images])
 
 
-def normalised(images: Pixels) -> Tensor:
+def normalised(images: Pixels, device: torch.device | str = "cpu") -> Tensor:
     """(N, 3, H, W) float32 in [-1, 1]."""
-    pixels = torch.tensor(images).permute(0, 3, 1, 2).contiguous()  # channels-last convolutions round less well
+    pixels = torch.tensor(images, device=device).permute(0, 3, 1, 2)
+    pixels = pixels.contiguous()  # channels-last convolutions round less well
     return (pixels.float() / 255 - 0.5) / 0.5
 
 

@@ -198,7 +198,10 @@ class EditModel(PreTrainedModel):
         noisy (ΣN, C); timesteps (J,) per noisy picture, or (ΣN,) constant within a picture, in [0, 1] (shifted).
         `guidance` needs a batch laid out with guided=True (ValueError otherwise).
         """
-        rows = self.rows_of(batch, batch.calls(self.dtype))
+        kind, dtype = self.device.type, self.dtype
+        if torch.is_autocast_enabled(kind):  # or every layer would convert the mask anew
+            dtype = torch.get_autocast_dtype(kind)
+        rows = self.rows_of(batch, batch.calls(dtype))
         und, gen = self.decode(*self.embed(batch, pictures, noisy, timesteps), rows)
         velocity = self.velocities(batch, gen)
         if guidance is not None and (guidance.uses_text or guidance.uses_image):

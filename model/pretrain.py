@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-from data.loader import Lesson, render_lessons
+from data.loader import render_lessons
 from data.phrases import vocabulary
+from data.render import Pixels
 from data.scenes import World
-from model.bundle import Bundle
+from model import distributed
+from model.ahead import ahead, workers
+from model.bundle import Bundle, load
 from model.config import ModelConfig, SupervisedConfig
 from model.configuration import EditConfig
+from model.ground_truth import Format, GroundTruth, Layout, fill, format_of, lay_out
 from model.modeling import EditModel
-from model.packing import Pictures
-from model.supervised import encode_lessons, train_supervised
+from model.supervised import noise_of, train_supervised
 from model.tokenizer import special_ids, word_tokenizer
 from model.trainer import Report, Trainer, numpy_generator
 
@@ -53,22 +59,39 @@ def train_base(
     Finding what is meant is learned from few words among many, whose gradient drawing would drown.
 
     Args:
-        vae_folder: a finished autoencoder.
+        model: sizes of a new model; one that it names to start from goes on learning instead.
+        vae_folder: a finished autoencoder, that of the model to start from.
         folder: where the finished model goes; a run that was cut off goes on from `<folder>.work`.
     """
     if folder.exists():
         return folder
-    vae = AutoencoderKL.from_pretrained(vae_folder).requires_grad_(False)
-    bundle = new_bundle(model, vae, world, vocabulary(world), config.optimisation.seed)
+    device = distributed.device()
+    if model.start:
+        bundle = load(Path(model.start), device=device)
+    else:
+        vae: Any = AutoencoderKL.from_pretrained(vae_folder).requires_grad_(False)
+        vae.to(device)
+        bundle = new_bundle(model, vae, world, vocabulary(world), config.optimisation.seed)
+        bundle.model.to(device)
+    trainer = Trainer(bundle.model, config.optimisation, folder.with_name(f"{folder.name}.work"))
+    form = format_of(bundle, (world.image_size, world.image_size))
+    prepare = functools.partial(lessons_of, world, form, config)
+    steps = ahead(prepare, trainer.step, config.optimisation.steps, workers(device))
 
-    def batches(step: int) -> tuple[Sequence[Lesson], Sequence[Pictures]]:
-        seed = int(numpy_generator(config.optimisation.seed, step, "base lessons").integers(2**31))
-        shares = config.described, config.chained, config.dictated
-        lessons = render_lessons(world, config.optimisation.batch_size, seed, *shares)
-        if step < config.reading * config.optimisation.steps:
-            lessons = [dataclasses.replace(lesson, asks=len(lesson.instructions)) for lesson in lessons]
-        return lessons, encode_lessons(bundle, lessons)
+    def truths(_step: int) -> GroundTruth:
+        layout, images = next(steps)
+        return fill(layout, bundle.encode(images), form, config)
 
-    work = folder.with_name(f"{folder.name}.work")
-    train_supervised(bundle, config, batches, Trainer(bundle.model, config.optimisation, work), report, "base")
-    return bundle.publish(work, folder)
+    train_supervised(bundle, config, truths, trainer, report, "base")
+    return bundle.publish(trainer.folder, folder)
+
+
+def lessons_of(world: World, form: Format, config: SupervisedConfig, step: int) -> tuple[Layout, Pixels]:
+    """The lessons of a step, laid out, and all their pictures (P, H, W, 3)."""
+    seed, count = config.optimisation.seed, config.optimisation.batch_size
+    drawn = int(numpy_generator(seed, step, "base lessons").integers(2**31))
+    lessons = render_lessons(world, count, drawn, config.described, config.chained, config.dictated)
+    if step < config.reading * config.optimisation.steps:
+        lessons = [dataclasses.replace(lesson, asks=len(lesson.instructions)) for lesson in lessons]
+    layout = lay_out(form, lessons, config, noise_of(config, step, count))
+    return layout, np.concatenate([lesson.images for lesson in lessons])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from data.loader import render_scenes
 from data.scenes import World
+from model import distributed
 from model.atomic import replace_folder
 from model.config import VaeConfig
 from model.trainer import Report, Trainer, generator, numpy_generator
@@ -40,10 +42,11 @@ def train_vae(config: VaeConfig, world: World, folder: Path, report: Report) -> 
     scenes = render_scenes(world, config.scenes, config.optimisation.seed)
     work = folder.with_name(f"{folder.name}.work")
     torch.manual_seed(config.optimisation.seed)
-    vae = new_vae(config.channels, config.latent_channels, config.layers_per_block)
+    vae: Any = new_vae(config.channels, config.latent_channels, config.layers_per_block)
+    vae.to(distributed.device())
     first = round(config.optimisation.steps * config.whiten_at)
     _train_both(vae, config, first, scenes, work / "both", report)
-    whiten(vae, _to_tensor(scenes[:1024]))
+    whiten(vae, _to_tensor(scenes[:1024]).to(vae.device))
     _train_decoder(vae, config, first, scenes, work / "decoder", report)
     temporary = work / "finished"
     vae.save_pretrained(temporary)
@@ -71,9 +74,10 @@ def _train_both(
 ) -> None:
     trainer = Trainer(vae, dataclasses.replace(config.optimisation, steps=steps), work)
     for step in trainer.steps():
-        images = _batch(scenes, config, step)
+        images = _batch(scenes, config, step).to(vae.device)
         posterior = vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator(config.optimisation.seed, step, "posterior"))
+        noise = noise.to(vae.device)
         output = vae.decode(posterior.mean + posterior.std * noise).sample
         reconstruction = _reconstruction_loss(output, images)
         stats = trainer.update(reconstruction + config.kl_weight * posterior.kl().mean())
@@ -90,12 +94,12 @@ def _train_decoder(
     rate = config.optimisation.learning_rate / 2
     trainer = Trainer(vae, dataclasses.replace(config.optimisation, steps=steps, learning_rate=rate), work)
     for step in trainer.steps():
-        images = _batch(scenes, config, first + step)
+        images = _batch(scenes, config, first + step).to(vae.device)
         with torch.no_grad():
             latents = vae.encode(images).latent_dist.mean
         random = generator(config.optimisation.seed, first + step, "latent noise")
         amount = _most_noise(config, step / steps) * torch.rand((len(latents), 1, 1, 1), generator=random)
-        noise = amount * torch.randn(latents.shape, generator=random)
+        noise = (amount * torch.randn(latents.shape, generator=random)).to(vae.device)
         reconstruction = _reconstruction_loss(vae.decode(latents + noise).sample, images)
         _report(report, config, first + step, {"vae/loss": reconstruction.item(), **trainer.update(reconstruction)})
     trainer.use_average()

@@ -65,8 +65,7 @@ class Placed(NamedTuple):
     order: int
 
 
-@dataclass(frozen=True)
-class RopeState:
+class RopeState(NamedTuple):
     """Where a session stands: next rope id per stream, the id before this turn's texts, ids lent to branches."""
 
     turn: int = 0
@@ -77,13 +76,13 @@ class RopeState:
 
     def without_branches(self) -> RopeState:
         """The state after the live branches are dropped."""
-        return replace(self, rope=(self.rope[0] - self.lent[0], self.rope[1] - self.lent[1]), lent=(0, 0))
+        return self._replace(rope=(self.rope[0] - self.lent[0], self.rope[1] - self.lent[1]), lent=(0, 0))
 
     def _advance(self, stream: int, ids: int, branch: int) -> RopeState:
         def add(pair: tuple[int, int], n: int) -> tuple[int, int]:
             return (pair[0] + n, pair[1]) if stream == 0 else (pair[0], pair[1] + n)
 
-        return replace(self, rope=add(self.rope, ids), lent=add(self.lent, ids if branch else 0))
+        return self._replace(rope=add(self.rope, ids), lent=add(self.lent, ids if branch else 0))
 
     def place(self, segment: Segment) -> tuple[Placed | None, RopeState]:
         """Position of `segment` and the state after it. ValueError when a kept text or picture follows a live branch
@@ -91,21 +90,21 @@ class RopeState:
         state = self
         if segment.turn != state.turn:
             state = state.without_branches()
-            state = replace(state, turn=segment.turn, floor=state.rope[0])
+            state = state._replace(turn=segment.turn, floor=state.rope[0])
         if segment.branch > 1:
             state = state.without_branches()
         stream = segment.stream
         if segment.kind == Kind.NOISY:
             rope = state.floor if segment.view == View.NO_TEXT else state.rope[stream]
-            return Placed(segment, rope, state.order), replace(state, order=state.order + 1)
+            return Placed(segment, rope, state.order), state._replace(order=state.order + 1)
         if state.lent[stream] and not segment.branch:
             raise ValueError("a kept segment may not follow a branch of the same turn")
         placed = None if segment.dropped else Placed(segment, state.rope[stream], state.order)
         ids = 1
         if segment.kind == Kind.TEXT:
             ids = 0 if segment.dropped else len(segment.tokens) + 2
-        after = replace(state._advance(stream, ids, segment.branch), order=state.order + 1)
-        return placed, replace(after, floor=after.rope[0]) if segment.kind != Kind.TEXT else after
+        after = state._advance(stream, ids, segment.branch)._replace(order=state.order + 1)
+        return placed, after._replace(floor=after.rope[0]) if segment.kind != Kind.TEXT else after
 
 
 def place_all(segments: Sequence[Segment], state: RopeState | None = None) -> tuple[list[Placed], RopeState]:

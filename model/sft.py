@@ -10,7 +10,7 @@ from model import distributed
 from model.bundle import load
 from model.config import SupervisedConfig
 from model.corruption import Corruption
-from model.supervised import train_supervised
+from model.supervised import told, train_supervised
 from model.taught import TaughtSessions
 from model.trainer import Report, Trainer
 from model.validation import Validation
@@ -33,7 +33,7 @@ def train_sft(config: SupervisedConfig, parent: Path, sessions_folder: Path, fol
     work = Trainer(bundle.model, config.optimisation, folder.with_name(f"{folder.name}.work"))
     corruption = Corruption(bundle, config, batches, batches.any, work.folder)
     validation = Validation(bundle, config, held_out_sessions(config, sessions_folder), work)
-    train_supervised(bundle, config, batches, work, report, "sft", corruption, validation)
+    train_supervised(bundle, config, told(bundle, config, batches, corruption), work, report, "sft", validation)
     return bundle.publish(work.folder, folder)
 
 

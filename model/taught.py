@@ -13,8 +13,9 @@ from data.loader import Lesson, SessionFolder
 from model import distributed
 from model.bundle import Bundle
 from model.config import RlConfig, SupervisedConfig
+from model.ground_truth import ground_truth
 from model.packing import Pictures
-from model.supervised import encode_lessons, lay_out, noise_of, supervised_loss
+from model.supervised import encode_lessons, noise_of, supervised_loss
 from model.trainer import numpy_generator
 
 
@@ -69,7 +70,7 @@ class Anchor:
         """The one loss of an update; what to watch goes to `watched`."""
         step = iteration * self.updates + update
         lessons, tables = self.batches(step)
-        truth = lay_out(self.bundle, lessons, tables, self.config, noise_of(self.config, step, len(lessons)))
-        loss, metrics = supervised_loss(self.bundle, truth, self.config.trace_weight)
+        shown = ground_truth(self.bundle, lessons, tables, self.config, noise_of(self.config, step, len(lessons)))
+        loss, metrics = supervised_loss(self.bundle, shown, self.config.trace_weight)
         watched.append({f"anchor_{name}": distributed.total(value) for name, value in metrics.items()})
         yield self.weight * loss

@@ -81,7 +81,7 @@ def encode_latents(vae: AutoencoderKL, images: Pixels, config: EditConfig) -> tu
     """(N, rows*columns, C) patchified latents of pictures that have the autoencoder's size already, and their grid."""
     parts = []
     for part in _chunks(len(images), images.shape[1] * images.shape[2], vae.device):
-        x = normalised(images[part]).to(vae.device, vae.dtype)
+        x = normalised(images[part], vae.device).to(vae.dtype)
         parts.append(patchify(to_latents(vae, x), config.latent_patch_size).float())
     stride = config.latent_stride
     return torch.cat(parts), (images.shape[1] // stride, images.shape[2] // stride)
@@ -96,7 +96,7 @@ def encode(vae: AutoencoderKL, images: Pixels, config: EditConfig) -> Pictures:
     latents, grid = encode_latents(vae, images, config)
     patch = patch_side(config.vit_config())
     small = for_vit(images, config)
-    patches = patchify(normalised(small), patch).to(vae.device)
+    patches = patchify(normalised(small, vae.device), patch)
     patch_grid = (small.shape[1] // patch, small.shape[2] // patch)
     return Pictures(latents.flatten(0, 1), patches.flatten(0, 1), (grid,) * len(images), (patch_grid,) * len(images))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,25 +84,29 @@ def base_plan(parameters: Parameters) -> Plan:
     world = str(parameters.sessions["world"])
     vae, base = parameters.vae, parameters.base
     share = vae.optimisation.steps / (vae.optimisation.steps + base.optimisation.steps)
+    start = _model_at(parameters.model.start, "start") if parameters.model.start else None
 
     def train(folder: Path, report: Report) -> Path:
         from data.scenes import world_named
         from model.pretrain import train_base
         from model.pretrain_vae import train_vae
 
+        if start:
+            model = replace(parameters.model, start=str(start))
+            return train_base(base, model, start / "vae", world_named(world), folder, part(report, "base", 0.0, 1.0))
         latents = train_vae(vae, world_named(world), folder.with_name("vae"), part(report, "vae", 0.0, share))
         whole = part(report, "base", share, 1.0)
         return train_base(base, parameters.model, latents, world_named(world), folder, whole)
 
     sections = {"world": {"name": world}, "vae": vae, "model": parameters.model, "base": base}
+    if start:
+        sections["start"] = {"digest": models.digest(start)}
     return Plan(Stage.PRETRAIN_BASE, "base", sections, None, None, train)
 
 
 def _ready_plan(checkpoint: str) -> Plan:
     """Take a model folder as it is: it becomes the base under its own digest, as if it had been trained here."""
-    source = settings().root / checkpoint
-    if not (source / "config.json").is_file():
-        raise UserError(f"{source} holds no model", "Correct model.checkpoint in params.yaml, or set it to null")
+    source = _model_at(checkpoint, "checkpoint")
 
     def take(folder: Path, report: Report) -> Path:
         shutil.copytree(source, folder, dirs_exist_ok=True)
@@ -111,6 +115,14 @@ def _ready_plan(checkpoint: str) -> Plan:
 
     sections = {"model": {"checkpoint": checkpoint, "digest": models.digest(source)}}
     return Plan(Stage.PRETRAIN_BASE, "base", sections, None, None, take)
+
+
+def _model_at(folder: str, key: str) -> Path:
+    """A model folder that `model.<key>` names."""
+    source = settings().root / folder
+    if not (source / "config.json").is_file():
+        raise UserError(f"{source} holds no model", f"Correct model.{key} in params.yaml, or set it to null")
+    return source
 
 
 def sft_plan(parameters: Parameters, sessions: Dataset, base: ModelRecord) -> Plan:

@@ -9,14 +9,14 @@ from data.constraints import FAMILIES, HELD_OUT
 from data.edits import Request, apply
 from data.history import History
 from data.naming import View
-from data.phrases import MAX_INTENT, vocabulary
+from data.phrases import EDITS, MAX_INTENT, pick, vocabulary
 from data.readback import read
 from data.references import KINDS, pointers, previous_colour, undo
 from data.render import render
 from data.scenes import RELATIONS, SMALL, TINY, Scene, SceneObject
 from data.schema import EditType, Session, Track
 from data.slots import SlotError, parse
-from data.synthesis import Recipe, bucket, held_out_pairs, session, sessions
+from data.synthesis import Recipe, bucket, held_out_pairs, plain_sessions, session, sessions
 
 BALL = SceneObject("ball", "red", "plain", "large")
 CONE = SceneObject("cone", "blue", "striped", "small")
@@ -35,6 +35,30 @@ def test_words_are_closed_and_short(built):
     for turn in (turn for split in built.values() for one in split for turn in one.turns):
         assert set(turn.instruction.split()) <= words and set(turn.intent.split()) <= words
         assert len(turn.intent.split()) <= MAX_INTENT
+
+
+def test_the_base_hears_more_wordings_and_nothing_held_out():
+    words = set(vocabulary(TINY))
+    for phrasing in EDITS.values():
+        assert len(phrasing.early) >= 10
+        assert not {*phrasing.early} & {*phrasing.known, *phrasing.held_out}
+        assert set(re.sub(r"{\w+}", " ", " ".join(phrasing.early)).split()) <= words
+        rng = random.Random(0)
+        early, plain, test = (
+            {pick(phrasing, rng, held_out, early).text for _ in range(400)}
+            for held_out, early in ((False, True), (False, False), (True, False))
+        )
+        assert early == {*phrasing.known, *phrasing.early}
+        assert plain == {*phrasing.known} and test == {*phrasing.known, *phrasing.held_out}
+
+
+def test_only_single_turns_speak_early(built, monkeypatch):
+    heard = []
+    monkeypatch.setattr("data.writer.pick", lambda *args: heard.append(args[3:]) or pick(*args))
+    next(plain_sessions(TINY, 0))
+    assert heard == [(True,)]
+    session(TRAIN, 0)
+    assert set(heard[1:]) == {(False,)}
 
 
 def test_intents_keep_the_names_that_the_turn_gives_and_say_where_they_are(built):

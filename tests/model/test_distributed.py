@@ -13,7 +13,8 @@ from model import distributed, learning
 from model.bundle import load
 from model.config import Optimisation, RlConfig, SamplingConfig, SupervisedConfig
 from model.experience import explore
-from model.supervised import encode_lessons, lay_out, noise_of, supervised_loss, train_supervised
+from model.ground_truth import ground_truth
+from model.supervised import encode_lessons, noise_of, supervised_loss, told, train_supervised
 from model.trainer import Stopped, Trainer, generator
 from tests.model.ranks import on_ranks
 from tests.model.toys import toy_bundle, toy_example
@@ -124,7 +125,7 @@ def sft_gradients(folder):
     bundle = toy_bundle()
     distributed.distribute(bundle.model, bundle.model.blocks)
     lessons, tables = share(bundle)
-    truth = lay_out(bundle, lessons, tables, SFT, noise_of(SFT, 0, len(lessons)))
+    truth = ground_truth(bundle, lessons, tables, SFT, noise_of(SFT, 0, len(lessons)))
     loss, metrics = supervised_loss(bundle, truth, SFT.trace_weight)
     loss.backward()
     found = gradients(bundle.model)
@@ -153,7 +154,7 @@ def sft_training(folder):
     bundle = toy_bundle()
     distributed.distribute(bundle.model, bundle.model.blocks)
     work = Trainer(bundle.model, SFT.optimisation, folder / "work")
-    train_supervised(bundle, SFT, lambda step: share(bundle), work, lambda *_: None, "sft")
+    train_supervised(bundle, SFT, told(bundle, SFT, lambda step: share(bundle)), work, lambda *_: None, "sft")
     bundle.publish(work.folder, folder / "model")
 
 

@@ -109,17 +109,20 @@ def test_guidance_needs_a_guided_layout():
         Batch([STORY], Layout()).packed(tiny_model(), Guidance(2.0))
 
 
-def test_block_masks_and_dense_problems_agree(monkeypatch):
-    """FlexAttention's rule, evaluated without compilation on the CPU, against the dense calls."""
+@pytest.mark.parametrize("masked", [0, 2**20])
+def test_whole_rows_and_dense_problems_agree(monkeypatch, masked):
+    """What a GPU computes, a written mask or FlexAttention's rule without compilation, against the dense calls."""
     from torch.nn.attention.flex_attention import flex_attention
 
     model, batch = tiny_model(), Batch([STORY, Story([[5]], [[6, 7]], [2])], Layout(guided=True))
     monkeypatch.setattr("model.attention._flex", lambda: flex_attention)
+    monkeypatch.setattr("model.batch.MASKED", masked)
     packed = batch.pack()
     inputs = (batch.pictures, batch.noisy.flatten(0, 1), batch.times)
     with torch.no_grad():
         plain = model(packed, *inputs)
-        packed.kept[torch.float32] = packed._whole()
+        packed.kept[torch.float32] = packed._whole(torch.float32)
+        assert packed.kept[torch.float32].parts[0].queries % 16 == 0
         flex = model(packed, *inputs)
     assert torch.allclose(plain.velocity, flex.velocity, atol=1e-5)
     assert torch.allclose(plain.text_logits, flex.text_logits, atol=1e-5)

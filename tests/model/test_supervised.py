@@ -6,7 +6,8 @@ import torch
 from data.loader import Lesson
 from model.config import CorruptionConfig, Optimisation, SamplingConfig, SupervisedConfig, ValidationConfig
 from model.corruption import Corruption
-from model.supervised import draw_timesteps, edited, encode_lessons, lay_out, supervised_loss, train_supervised
+from model.ground_truth import draw_timesteps, edited, ground_truth
+from model.supervised import encode_lessons, supervised_loss, told, train_supervised
 from model.trainer import Trainer, generator
 from model.validation import Validation
 from tests.model.toys import toy_bundle, toy_example
@@ -24,7 +25,7 @@ def drawn(count):
 def test_every_target_picture_is_seen_at_every_drawn_time():
     bundle = toy_bundle()
     lessons = [Lesson.of(toy_example(turns, f"s{turns}")) for turns in (1, 3)]
-    truth = lay_out(bundle, lessons, encode_lessons(bundle, lessons), CONFIG, drawn(len(lessons)))
+    truth = ground_truth(bundle, lessons, encode_lessons(bundle, lessons), CONFIG, drawn(len(lessons)))
     tokens = 9 * CONFIG.noise_draws * 4
     assert truth.noisy.shape == (tokens, bundle.model.config.latent_dim)
     clean = truth.pictures.latents[truth.batch.noisy_target]
@@ -39,13 +40,13 @@ def test_a_turn_that_only_asks_teaches_its_answer_and_draws_nothing():
     bundle = toy_bundle()
     drawing = [Lesson.of(toy_example(turns, f"s{turns}")) for turns in (1, 2)]
     asking = [dataclasses.replace(lesson, asks=1) for lesson in drawing]
-    truth = lay_out(bundle, asking, encode_lessons(bundle, asking), CONFIG, drawn(2))
+    truth = ground_truth(bundle, asking, encode_lessons(bundle, asking), CONFIG, drawn(2))
     assert truth.batch.noisy_session.unique().tolist() == [1] and truth.batch.noisy_turn.unique().tolist() == [1]
     assert truth.batch.text_turn.tolist() == [1, 1, 2], "every intent is a target"
     loss, _ = supervised_loss(bundle, truth, 1.0)
     assert loss.isfinite()
     reading = [dataclasses.replace(lesson, asks=len(lesson.instructions)) for lesson in drawing]
-    truth = lay_out(bundle, reading, encode_lessons(bundle, reading), CONFIG, drawn(2))
+    truth = ground_truth(bundle, reading, encode_lessons(bundle, reading), CONFIG, drawn(2))
     loss, metrics = supervised_loss(bundle, truth, 2.0)
     assert metrics["flow_loss"] == 0 and loss.item() == pytest.approx(2 * metrics["trace_loss"])
     loss.backward()
@@ -59,10 +60,11 @@ def test_tokens_that_an_edit_changes_weigh_more():
     images[1] = images[0]
     images[2, :16, :16] = 255 - images[1, :16, :16]
     pair = [Lesson(chosen, ("a", "a"), ("a", "a")) for chosen in (images[[0, 0, 0]], images)]
-    still, moved = (edited(table) for table in encode_lessons(bundle, pair))
+    latents = (table.latents.view(3, 9, -1) for table in encode_lessons(bundle, pair))
+    still, moved = (edited(shown[1:], shown[:-1]) for shown in latents)
     assert still.eq(0).all()
-    assert moved.view(3, -1)[:2].eq(0).all() and moved.view(3, -1)[2].max() > 0
-    truth = lay_out(bundle, [lesson], encode_lessons(bundle, [lesson]), CONFIG, drawn(1))
+    assert moved[0].eq(0).all() and moved[1].max() > 0
+    truth = ground_truth(bundle, [lesson], encode_lessons(bundle, [lesson]), CONFIG, drawn(1))
     assert truth.weights.min() >= 1 and truth.weights.max() <= 1 + CONFIG.edited_weight and truth.weights.std() > 0
 
 
@@ -76,7 +78,8 @@ def train(folder, batches, bundle, steps=CONFIG.optimisation.steps):
     config = dataclasses.replace(CONFIG, optimisation=dataclasses.replace(CONFIG.optimisation, steps=steps))
     seen = []
     work = Trainer(bundle.model, config.optimisation, folder)
-    train_supervised(bundle, config, batches, work, lambda step, metrics: seen.append(metrics), "sft")
+    told_so = told(bundle, config, batches)
+    train_supervised(bundle, config, told_so, work, lambda step, metrics: seen.append(metrics), "sft")
     return seen
 
 
@@ -84,7 +87,7 @@ def test_it_learns_what_it_is_shown_and_resumes_to_the_same_bits(tmp_path):
     bundle = toy_bundle()
     lessons = [Lesson.of(toy_example(turns, f"s{turns}")) for turns in (1, 2, 2)]
     tables = encode_lessons(bundle, lessons)
-    truth = lay_out(bundle, lessons, tables, CONFIG, drawn(len(lessons)))
+    truth = ground_truth(bundle, lessons, tables, CONFIG, drawn(len(lessons)))
     before, _ = supervised_loss(bundle, truth, 0.2)
     seen = train(tmp_path / "whole", lambda step: (lessons, tables), bundle)
     after, metrics = supervised_loss(bundle, truth, 0.2)
@@ -124,7 +127,7 @@ def test_corrupted_histories_leave_the_targets_true(tmp_path, kind):
     assert histories[0] is None and [len(h) for h in histories[1:]] == [1, 2]
     true = tables[2].select([1, 2]).latents
     assert histories[2].latents.shape == true.shape and not torch.equal(histories[2].latents, true)
-    plain, corrupted = (lay_out(bundle, LESSONS, tables, config, drawn(3), shown) for shown in (None, histories))
+    plain, corrupted = (ground_truth(bundle, LESSONS, tables, config, drawn(3), shown) for shown in (None, histories))
     assert torch.equal(plain.clean, corrupted.clean) and torch.equal(plain.noisy, corrupted.noisy)
     seen = corrupted.pictures.latents[corrupted.batch.clean_index]
     assert seen.shape == plain.pictures.latents[plain.batch.clean_index].shape
@@ -146,7 +149,7 @@ def corrupted_training(folder, stop_at=None):
         return LESSONS, tables
 
     work = Trainer(bundle.model, config.optimisation, folder)
-    train_supervised(bundle, config, batches, work, lambda *_: None, "sft", corruption)
+    train_supervised(bundle, config, told(bundle, config, batches, corruption), work, lambda *_: None, "sft")
     return asked, list(bundle.model.parameters())
 
 
@@ -178,7 +181,7 @@ def validated(folder, monkeypatch, scores, patience, stop_at=None):
     def report(step, metrics):
         seen[step] = metrics.get("sft/validation_score")
 
-    train_supervised(bundle, config, batches, work, report, "sft", None, validation)
+    train_supervised(bundle, config, told(bundle, config, batches), work, report, "sft", validation)
     return seen, averages, {n: p for n, p in bundle.model.named_parameters() if p.requires_grad}
 
 

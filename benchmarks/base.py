@@ -1,0 +1,78 @@
+"""What a base model can do before it has seen a session: `python -m benchmarks.base [--model FOLDER] [--count N]`.
+
+Prints the share of cells that the autoencoder gives back, and of single edits, told in full or in words that the model
+must understand first, the share of exact pictures and traces, by edit type. Scenes are fresh and hold nothing held out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.loader import render_scenes, render_single_turns
+from data.readback import read
+from data.scenes import WORLDS, World, world_named
+from model import distributed, runtime
+from model.bundle import Bundle, load
+from model.config import EvaluationConfig, SamplingConfig
+from model.evaluation import true_history_rows
+
+SEED = 77_000_000  # of scenes that no training draws: lessons take seeds below 2**31 by hash, the autoencoder's is 0
+
+
+@torch.no_grad()
+def read_back(bundle: Bundle, world: World, count: int) -> float:
+    """Share of cells and backgrounds of random scenes that are read alike before and after encoding and decoding."""
+    images = render_scenes(world, count, SEED)
+    table = bundle.encode(images)
+    grid = table.latent_grids[0]
+    decoded = bundle.decode(table.latents.view(len(images), grid[0] * grid[1], -1), grid)
+    same = total = 0
+    for before, after in zip(read(images, world), read(decoded, world), strict=True):
+        pairs = [*zip(before.cells, after.cells, strict=True), (before.background, after.background)]
+        same += sum(one == other for one, other in pairs)
+        total += len(pairs)
+    return same / total
+
+
+def single_edits(bundle: Bundle, world: World, count: int, points: int) -> dict[str, Any]:
+    """Per edit type and over all: exact pictures when told in full, exact pictures and traces on the model's own."""
+    examples = render_single_turns(world, count, SEED)
+    config = EvaluationConfig(sampling=SamplingConfig(points=points))
+    told = true_history_rows(bundle, examples, config, true_intents=True)
+    free = true_history_rows(bundle, examples, config)
+    found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for example, one, other in zip(examples, told, free, strict=True):
+        turn, mine = example.session.turns[0], other["turns"][0]
+        row = (one["turns"][0]["success"], mine["success"], float(mine["trace"] == turn.intent))
+        for name in ("all", str(turn.task_type)):
+            found[name].append(row)
+    names = ("told", "own", "trace")
+    return {
+        name: {"n": len(rows), **dict(zip(names, np.mean(rows, 0).round(4).tolist(), strict=True))}
+        for name, rows in sorted(found.items())
+    }
+
+
+def main() -> None:
+    """Print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=Path("model/checkpoints/tiny"))
+    parser.add_argument("--world", choices=WORLDS, default="tiny")
+    parser.add_argument("--count", type=int, default=450)
+    parser.add_argument("--points", type=int, default=5)
+    options = parser.parse_args()
+    runtime.prepare()
+    bundle, world = load(options.model, device=distributed.device()), world_named(options.world)
+    edits = single_edits(bundle, world, options.count, options.points)
+    print(json.dumps({"read_back": round(read_back(bundle, world, 4 * options.count), 5), "edits": edits}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

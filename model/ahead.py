@@ -1,0 +1,39 @@
+"""Steps prepared ahead: worker processes lay out what a GPU would otherwise wait for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+T = TypeVar("T")
+QUEUED = 4  # steps that a worker may be ahead
+
+
+class _Steps(Dataset[Any]):
+    def __init__(self, prepare: Callable[[int], Any]) -> None:
+        self.prepare = prepare
+
+    def __getitem__(self, step: int) -> Any:
+        return self.prepare(step)
+
+
+def workers(device: str) -> int:
+    """As many as leave a core for the process that feeds a GPU; none where the training itself needs the cores."""
+    return 0 if device == "cpu" else max(0, len(os.sched_getaffinity(0)) - 1)
+
+
+def ahead(prepare: Callable[[int], T], first: int, steps: int, count: int) -> Iterator[T]:
+    """`prepare(step)` for the steps from `first` to `steps` - 1, in order, worked on by `count` processes (0: by this
+    one, when asked)."""
+    options: dict[str, Any] = {"sampler": range(first, steps), "num_workers": count, "collate_fn": _as_it_is}
+    if count:  # the thread that pins memory also receives what the processes send, beside the training
+        options |= {"prefetch_factor": QUEUED, "pin_memory": torch.cuda.is_available()}
+    return iter(DataLoader(_Steps(prepare), None, **options))
+
+
+def _as_it_is(value: T) -> T:
+    return value

@@ -1,0 +1,43 @@
+import functools
+
+import pytest
+import torch
+
+from data.loader import render_lessons
+from data.scenes import TINY
+from model.ahead import ahead, workers
+from model.config import Optimisation, SupervisedConfig
+from model.ground_truth import fill, format_of, ground_truth, lay_out
+from model.pretrain import lessons_of
+from model.supervised import encode_lessons, noise_of
+from tests.model.toys import toy_bundle
+
+
+def squared(step):
+    return step * step
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_steps_come_in_order_whoever_prepares_them(count):
+    assert list(ahead(squared, 3, 9, count)) == [9, 16, 25, 36, 49, 64]
+
+
+def test_a_training_on_cpus_keeps_its_cores():
+    assert workers("cpu") == 0
+    assert workers("cuda:0") >= 0
+
+
+def test_lessons_laid_out_ahead_are_what_they_would_be_in_one_go():
+    bundle = toy_bundle()
+    config = SupervisedConfig(chained=0.3, dictated=0.4, noise_draws=2, optimisation=Optimisation(batch_size=6, seed=3))
+    form = format_of(bundle, (48, 48))
+    prepare = functools.partial(lessons_of, TINY, form, config)
+    (layout, images), (again, same) = (next(ahead(prepare, 5, 6, count)) for count in (0, 1))
+    assert torch.equal(layout.noise, again.noise) and torch.equal(torch.tensor(images), torch.tensor(same))
+    filled = fill(layout, bundle.encode(images), form, config)
+    lessons = render_lessons(TINY, 6, 4, 0.0, 0.3, 0.4)
+    told = ground_truth(bundle, lessons, encode_lessons(bundle, lessons), config, noise_of(config, 5, 6))
+    apart = lay_out(form, lessons, config, noise_of(config, 5, 6))
+    assert torch.equal(told.noise, apart.noise) and torch.equal(told.timesteps, apart.timesteps)
+    assert filled.weights.shape == filled.timesteps.shape and filled.weights.max() <= 1 + config.edited_weight
+    assert torch.equal(filled.clean, filled.pictures.latents[filled.batch.noisy_target])
