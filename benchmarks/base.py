@@ -17,6 +17,7 @@ import torch
 
 from data.loader import render_scenes, render_single_turns
 from data.readback import read
+from data.render import Pixels
 from data.scenes import WORLDS, World, world_named
 from model import distributed, runtime
 from model.bundle import Bundle, load
@@ -27,9 +28,8 @@ SEED = 77_000_000  # of scenes that no training draws: lessons take seeds below 
 
 
 @torch.no_grad()
-def read_back(bundle: Bundle, world: World, count: int) -> float:
-    """Share of cells and backgrounds of random scenes that are read alike before and after encoding and decoding."""
-    images = render_scenes(world, count, SEED)
+def read_back(bundle: Bundle, world: World, images: Pixels) -> float:
+    """Share of the cells and backgrounds of pictures that are read alike before and after encoding and decoding."""
     table = bundle.encode(images)
     grid = table.latent_grids[0]
     decoded = bundle.decode(table.latents.view(len(images), grid[0] * grid[1], -1), grid)
@@ -38,7 +38,7 @@ def read_back(bundle: Bundle, world: World, count: int) -> float:
         pairs = [*zip(before.cells, after.cells, strict=True), (before.background, after.background)]
         same += sum(one == other for one, other in pairs)
         total += len(pairs)
-    return same / total
+    return round(same / total, 5)
 
 
 def single_edits(bundle: Bundle, world: World, count: int, points: int) -> dict[str, Any]:
@@ -70,8 +70,13 @@ def main() -> None:
     options = parser.parse_args()
     runtime.prepare()
     bundle, world = load(options.model, device=distributed.device()), world_named(options.world)
-    edits = single_edits(bundle, world, options.count, options.points)
-    print(json.dumps({"read_back": round(read_back(bundle, world, 4 * options.count), 5), "edits": edits}, indent=1))
+    shown = np.concatenate([one.images for one in render_single_turns(world, 4 * options.count, SEED)])
+    told = {
+        "read_back": read_back(bundle, world, shown),
+        "read_back_where_a_quarter_are_signs": read_back(bundle, world, render_scenes(world, 4 * options.count, SEED)),
+        "edits": single_edits(bundle, world, options.count, options.points),
+    }
+    print(json.dumps(told, indent=1))
 
 
 if __name__ == "__main__":

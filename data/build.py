@@ -65,6 +65,9 @@ class SessionsConfig:
     cm_share: float = 0.5  # share of sessions with standing rules; the others refer back
     families: tuple[str, ...] = ()  # rules that may be stated; empty: all that the split may show
     references: tuple[str, ...] = ()  # references that may be made; empty: all
+    practice_cm_share: float | None = None  # of practice sessions; None: as the others
+    practice_families: tuple[str, ...] = ()  # of practice sessions, each as often as it is named; empty: as the others
+    practice_references: tuple[str, ...] = ()  # the same of references
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def build(config: SessionsConfig, out: Path, name: str) -> Path:
 
 def _fill(config: SessionsConfig, folder: Path, name: str) -> None:
     world = world_named(config.world)
-    card = Card(name, world, dataclasses.asdict(config))
+    card = Card(name, world, _told(config))
     for split in SPLITS:
         count = getattr(config, split)
         if count:
@@ -107,6 +110,13 @@ def _fill(config: SessionsConfig, folder: Path, name: str) -> None:
     card.write(folder)
 
 
+def _told(config: SessionsConfig) -> dict[str, Any]:
+    """The configuration as the card tells it: an emphasis of practice only where there is one."""
+    silent = {"practice_cm_share": None, "practice_families": (), "practice_references": ()}
+    told = dataclasses.asdict(config)
+    return {key: value for key, value in told.items() if key not in silent or value != silent[key]}
+
+
 def recipe(config: SessionsConfig, split: str) -> Recipe:
     """What a split of this configuration may contain; UserError when the values cannot work."""
     world = world_named(config.world)
@@ -114,11 +124,20 @@ def recipe(config: SessionsConfig, split: str) -> Recipe:
     objects = config.objects or OBJECTS[world.name]
     if not 1 <= turns[0] <= turns[1] <= 8 or not 1 <= objects[0] <= objects[1] <= world.cells - 2:
         raise UserError(f"turns {turns} or objects {objects} are out of range", "Correct them in params.yaml")
-    unknown = {*config.families} - {*FAMILIES} | {*config.references} - {*KINDS}
-    if unknown or not 0 <= config.cm_share <= 1:
-        names = ", ".join(sorted(unknown)) or f"cm_share {config.cm_share}"
+    share, families, references = _emphasis(config, split)
+    unknown = {*families} - {*FAMILIES} | {*references} - {*KINDS}
+    if unknown or not 0 <= share <= 1:
+        names = ", ".join(sorted(unknown)) or f"cm_share {share}"
         raise UserError(f"{names}: no such rule or reference, or no share", f"Known: {', '.join((*FAMILIES, *KINDS))}")
-    return Recipe(world, split, config.seed, turns, objects, config.cm_share, config.families, config.references)
+    return Recipe(world, split, config.seed, turns, objects, share, families, references)
+
+
+def _emphasis(config: SessionsConfig, split: str) -> tuple[float, tuple[str, ...], tuple[str, ...]]:
+    """Share of sessions with rules, rules and references of a split: practice may dwell on what is hard."""
+    if split != "practice":
+        return config.cm_share, config.families, config.references
+    share = config.cm_share if config.practice_cm_share is None else config.practice_cm_share
+    return share, config.practice_families or config.families, config.practice_references or config.references
 
 
 def _turns(config: SessionsConfig, split: str) -> tuple[int, int]:
