@@ -108,7 +108,7 @@ def build_benchmark(profile: Profile = "tiny", as_json: Json = False, debug: Deb
 
 @app.command()
 def pretrain_base(profile: Profile = "tiny", as_json: Json = False, debug: Debug = False) -> None:
-    """Train the base model: latent space, then single-turn edits."""
+    """Train the base model: latent space, then edits that need no memory."""
     _stage("pretrain_base", profile, as_json, debug, _fields)
 
 

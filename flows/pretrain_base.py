@@ -10,5 +10,5 @@ from tasks.models import ModelRecord
 
 @flow(name="pretrain-base", flow_run_name="pretrain-base-{profile}")
 def pretrain_base(profile: str, parent_run: str | None = None) -> ModelRecord:
-    """Train the latent space and then single-turn edits, from scratch."""
+    """Train the latent space and then edits that need no memory."""
     return training.pretrain_base(parameters.load(profile), parent_run)

@@ -1,4 +1,4 @@
-"""The base model: single-turn edits, seeing and drawing, from scratch, on scenes rendered as they are needed."""
+"""The base model: seeing, drawing and edits that need no memory, on scenes rendered as they are needed."""
 
 from __future__ import annotations
 

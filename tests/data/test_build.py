@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data.build import BenchmarkConfig, SessionsConfig, build, main
+from data.build import BenchmarkConfig, SessionsConfig, build, main, recipe
 from data.errors import UserError
 from data.lessons import description, locations, pointing, recalling, repeating
 from data.loader import SessionFolder, decode, render_lessons, render_scenes, render_single_turns
@@ -19,7 +19,7 @@ from data.readback import read
 from data.sampling import random_scene
 from data.scenes import TINY, Scene, SceneObject
 from data.schema import EditType
-from data.synthesis import DRILL
+from data.synthesis import DRILL, sessions
 
 CONFIG = SessionsConfig(train=70, validation=5)
 
@@ -95,6 +95,19 @@ def test_command(tmp_path, capsys):
     assert main(["sessions", "--profile", "p", "--params", str(params), "--out", str(tmp_path / "s")]) == 2
     assert "out of range" in capsys.readouterr().err and not (tmp_path / "s").exists()
     assert main(["sessions", "--profile", "q", "--params", str(params)]) == 2
+
+
+def test_practice_dwells_on_what_is_named_twice():
+    plain = SessionsConfig(train=1, practice=40)
+    keen = replace(plain, practice_cm_share=0.0, practice_references=("undo", "undo", "it"))
+    assert recipe(keen, "train") == recipe(plain, "train")
+    chosen = recipe(keen, "practice")
+    assert (chosen.cm_share, chosen.referred()) == (0.0, ("undo", "undo", "it"))
+    needs = [need.name for one in sessions(chosen, 40) for turn in one.turns for need in turn.needs]
+    assert set(needs) == {"undo", "it"} and needs.count("undo") > needs.count("it")
+    assert recipe(plain, "practice").cm_share == plain.cm_share
+    with pytest.raises(UserError, match="undone"):
+        recipe(replace(plain, practice_references=("undone",)), "practice")
 
 
 def test_benchmark_defaults():
