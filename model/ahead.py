@@ -30,8 +30,11 @@ def ahead(prepare: Callable[[int], T], first: int, steps: int, count: int) -> It
     """`prepare(step)` for the steps from `first` to `steps` - 1, in order, worked on by `count` processes (0: by this
     one, when asked)."""
     options: dict[str, Any] = {"sampler": range(first, steps), "num_workers": count, "collate_fn": _as_it_is}
-    if count:  # the thread that pins memory also receives what the processes send, beside the training
-        options |= {"prefetch_factor": QUEUED, "pin_memory": torch.cuda.is_available()}
+    if count:
+        # New processes, not forked ones: a copy of a process with threads may inherit a lock that nobody will release.
+        options |= {"prefetch_factor": QUEUED, "multiprocessing_context": "spawn"}
+        # The thread that pins memory also receives what the processes send, beside the training.
+        options["pin_memory"] = torch.cuda.is_available()
     return iter(DataLoader(_Steps(prepare), None, **options))
 
 
