@@ -6,11 +6,12 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import nn
 
 from data.loader import render_lessons
 from data.phrases import vocabulary
@@ -69,10 +70,10 @@ def train_base(
     if model.start:
         bundle = load(Path(model.start), device=device)
     else:
-        vae: Any = AutoencoderKL.from_pretrained(vae_folder).requires_grad_(False)
-        vae.to(device)
+        vae = AutoencoderKL.from_pretrained(vae_folder).requires_grad_(False)
         bundle = new_bundle(model, vae, world, vocabulary(world), config.optimisation.seed)
-        bundle.model.to(device)
+        for module in (bundle.model, bundle.vae):
+            cast(nn.Module, module).to(device)
     trainer = Trainer(bundle.model, config.optimisation, folder.with_name(f"{folder.name}.work"))
     form = format_of(bundle, (world.image_size, world.image_size))
     prepare = functools.partial(lessons_of, world, form, config)
