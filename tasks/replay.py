@@ -56,13 +56,14 @@ def _benchmark(view: View, scores: Scores) -> Path:
 def run_again(model: Path, benchmark: Path, scores: Scores, wanted: set[str]) -> dict[str, SessionScore]:
     """The wanted sessions by id, with all that ran in one batch with them."""
     from data.loader import SessionFolder
+    from model import distributed
     from model.bundle import load
     from model.config import EvaluationConfig, SamplingConfig
     from model.evaluation import run_sessions, session_row
 
     size = scores.batch_size or len(scores.sessions)
     config = EvaluationConfig(sampling=SamplingConfig(**scores.settings), seed=scores.seed, strips=0)
-    bundle = load(model)
+    bundle = load(model, device=distributed.device())
     bundle.model.eval()
     sessions = SessionFolder(benchmark, "test", targets=False)
     places = {session.id: place for place, session in enumerate(sessions.sessions())}
