@@ -74,8 +74,8 @@ def test_shifted_times_lean_to_noise():
     assert torch.allclose(shifted, 3 * plain / (1 + 2 * plain))
 
 
-def train(folder, batches, bundle, steps=CONFIG.optimisation.steps):
-    config = dataclasses.replace(CONFIG, optimisation=dataclasses.replace(CONFIG.optimisation, steps=steps))
+def train(folder, batches, bundle, steps=CONFIG.optimisation.steps, **other):
+    config = dataclasses.replace(CONFIG, **other, optimisation=dataclasses.replace(CONFIG.optimisation, steps=steps))
     seen = []
     work = Trainer(bundle.model, config.optimisation, folder)
     told_so = told(bundle, config, batches)
@@ -116,6 +116,20 @@ LESSONS = [Lesson.of(toy_example(turns, f"s{turns}")) for turns in (1, 2, 3)]
 def corrupting(kind, refresh=3):
     fast = SamplingConfig(points=3, max_trace=3)
     return dataclasses.replace(SHORT, corruption=CorruptionConfig(1.0, kind, refresh, sampling=fast))
+
+
+def test_products_in_bfloat16_round_and_teach_the_same_float32_weights(tmp_path):
+    lessons = [Lesson.of(toy_example(turns, f"s{turns}")) for turns in (1, 2, 2)]
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        bundle = toy_bundle()
+        shown = (lessons, encode_lessons(bundle, lessons))
+        found[precision] = train(tmp_path / precision, lambda _, shown=shown: shown, bundle, precision=precision)
+        assert {weight.dtype for weight in bundle.model.parameters()} == {torch.float32}
+    (whole, *_, last), (rounded, *_, learned) = found["float32"], found["bfloat16"]
+    assert rounded["sft/loss"] != whole["sft/loss"]
+    assert rounded["sft/loss"] == pytest.approx(whole["sft/loss"], rel=0.02)
+    assert learned["sft/loss"] == pytest.approx(last["sft/loss"], rel=0.2) and learned["sft/loss"] < rounded["sft/loss"]
 
 
 @pytest.mark.parametrize("kind", ["samples", "pasted", "noise"])
