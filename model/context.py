@@ -213,7 +213,7 @@ class Context:
         max_tokens: int,
         temperature: float = 1.0,
         generator: Generators = None,
-        branch: bool = True,
+        branch: bool = False,
         allowed: Tensor | None = None,
         stands: Sequence[int] | None = None,
     ) -> TextSample:

@@ -69,11 +69,14 @@ class Excerpt:
 
 
 def together(listed: Sequence[Excerpt]) -> list[Excerpt]:
-    """Excerpts of traces alone, with those that follow the same history in one, so that it is replayed once."""
+    """Excerpts of traces alone, one for every history and turn, so that what follows it is replayed beside each other.
+
+    A trace stays in the context, so turns of one session need a context each.
+    """
     found: list[tuple[Excerpt, list[Written]]] = []
-    for excerpt in sorted(listed, key=lambda e: -len(e.trajectory.turns)):
+    for excerpt in listed:
         for one in excerpt.written():
-            fits = (beside for base, beside in found if base.follows(excerpt.trajectory, one.turn))
+            fits = (b for base, b in found if b[0].turn == one.turn and base.follows(excerpt.trajectory, one.turn))
             beside = next(fits, None)
             if beside is None:
                 beside = []

@@ -172,11 +172,11 @@ def _segments(
     """One excerpt: picture k is row `rows[k]`, the noisy pictures of a turn are `numbers` of it."""
     done, turns = excerpt.trajectory, range(excerpt.length)
     instructions = [turn.instruction for turn in examples[done.session].session.turns[: excerpt.length]]
-    # A trace is seen by its own turn only, so turns that teach nothing do without.
     written = [[one.sample for one in excerpt.written() if one.turn == k] for k in turns]
-    own = [samples[0] if samples else None for samples in written]
-    traces = [one.trace if one else None for one in own] if config.write_trace else None
-    truncated = [one.truncated if one else False for one in own]
+    own = [samples[0] if samples else done.turns[k] for k, samples in enumerate(written)]
+    traces = [one.trace for one in own] if config.write_trace else None
+    truncated = [one.truncated for one in own]
+    learned = [k for k, samples in enumerate(written) if samples]
     beside = [
         [
             Segment(Kind.TEXT, k + 1, tuple(one.trace), branch=n, supervised=True, truncated=one.truncated)
@@ -185,7 +185,9 @@ def _segments(
         for k in turns
     ]
     encoded = encode_texts(bundle.tokenizer, instructions)
-    return session_segments(encoded, rows, numbers, traces, truncated=truncated, beside=beside, guided=guided)
+    return session_segments(
+        encoded, rows, numbers, traces, truncated=truncated, beside=beside, learned=learned, guided=guided
+    )
 
 
 def replay(model: EditModel, stored: Stored, config: SamplingConfig) -> Replay:

@@ -8,7 +8,7 @@ pictures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
@@ -157,16 +157,17 @@ def session_segments(
     *,
     truncated: Sequence[bool] | None = None,
     beside: Sequence[Sequence[Segment]] | None = None,
-    supervise: bool = True,
-    keep_traces: bool = False,
+    learned: Collection[int] | None = None,
+    keep_traces: bool = True,
     use_vit: bool = True,
     guided: bool = False,
 ) -> list[Segment]:
-    """[CLEAN I0][VIT I0] then per turn [TEXT instruction][TEXT trace, branch][NOISY target]*n [CLEAN I_t][VIT I_t].
+    """[CLEAN I0][VIT I0] then per turn [TEXT instruction][TEXT trace][NOISY target]*n [CLEAN I_t][VIT I_t].
 
     instructions[k], traces[k]: plain ids of turn k + 1; pictures[k]: table row of I_k (T + 1 entries); noisy[k]:
-    rows of the noisy table for turn k + 1 (may be empty). `keep_traces` keeps traces in context instead of branching.
-    beside[k]: further branches of a turn without noise, which would see them all.
+    rows of the noisy table for turn k + 1 (may be empty). learned: the k whose traces are supervised; None: all.
+    Traces stay in the context; without `keep_traces` each is a branch of its turn. beside[k]: other traces in the place
+    of traces[k], all of them branches, of a turn without noise, which would see them all.
     `guided` adds the pictureless stream and the NO_TEXT and NO_IMAGE views of every NOISY segment, so that the forward
     can guide. The last turn's clean and ViT copies are left out.
     """
@@ -178,9 +179,11 @@ def session_segments(
         trace = traces[index] if traces is not None else None
         if trace is not None:
             cut = bool(truncated[index]) if truncated is not None else False
-            texts.append(Segment(Kind.TEXT, turn, tuple(trace), branch=int(not keep_traces), truncated=cut))
+            branch = not keep_traces or bool(beside is not None and beside[index])
+            texts.append(Segment(Kind.TEXT, turn, tuple(trace), branch=int(branch), truncated=cut))
         for position, text in enumerate(texts):
-            segments.append(replace(text, supervised=supervise and position == 1))
+            supervised = position == 1 and (learned is None or index in learned)
+            segments.append(replace(text, supervised=supervised))
         if guided:
             segments += [replace(text, view=View.NO_IMAGE) for text in texts]
         segments += beside[index] if beside is not None else []

@@ -58,7 +58,7 @@ class Sampler:
         grid: Grid,
         given: Sequence[str] = (),
     ) -> tuple[Context, list[int], list[TurnSample], Pixels]:
-        """Write the traces (the `given` ones, if any) as branches, then sample the pictures.
+        """Write the traces (the `given` ones, if any), then sample the pictures.
 
         Args:
             stands: row of the context in which each member stands.
@@ -87,7 +87,7 @@ class Sampler:
         firsts, rows = distinct(list(zip(stands, texts, strict=True)))
         context = context.keeping([stands[k] for k in firsts])
         ids = encode_texts(self.bundle.tokenizer, texts)
-        context.append_text([ids[k] for k in firsts], branch=True)
+        context.append_text([ids[k] for k in firsts])
         return context, [(row, text, torch.zeros(0), False) for row, text in zip(ids, texts, strict=True)], rows
 
     def _random(self, purpose: str, members: Members, turn: int) -> list[torch.Generator]:

@@ -115,7 +115,7 @@ def test_stochastic_steps(golden, kind):
 
 def _packed(bundle, golden, pictures, guided: bool) -> tuple[PackedBatch, Pictures, torch.Tensor]:
     table = Pictures.concatenate(pictures)
-    segments = session_segments(TEXTS, range(4), [[0], [1], [2]], TRACES, guided=guided)
+    segments = session_segments(TEXTS, range(4), [[0], [1], [2]], TRACES, keep_traces=False, guided=guided)
     return pack([segments], table, bundle.special), table, torch.cat([golden[f"x.{k}"] for k in range(3)])
 
 

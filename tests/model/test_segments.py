@@ -21,8 +21,8 @@ def test_rope_ids_of_a_session():
     segments = session_segments([[5, 6], [7]], [0, 1, 2], [[0], [1]], [[11], [12, 13]])
     kinds = [s.kind.name for s in segments]
     assert kinds == ["CLEAN", "VIT", "TEXT", "TEXT", "NOISY"] * 2
-    # Pictures take one id each, texts their length with the frame; the trace gives its ids back after its turn.
-    assert _ropes(segments) == [0, 1, 2, 6, 9, 6, 7, 8, 11, 15]
+    # Pictures take one id each, texts their length with the frame.
+    assert _ropes(segments) == [0, 1, 2, 6, 9, 9, 10, 11, 14, 18]
 
 
 def test_a_clean_copy_shares_the_noisy_rope_id():
@@ -33,8 +33,12 @@ def test_a_clean_copy_shares_the_noisy_rope_id():
     assert noisy.rope == clean.rope == 5
 
 
-def test_kept_traces_stay_in_the_positions():
-    assert _ropes(session_segments([[5], [7]], [0, 1, 2], [[0], [1]], [[11], [12]], keep_traces=True))[5] == 8
+def test_a_branch_gives_its_ids_back_after_its_turn():
+    kept, branched = (
+        _ropes(session_segments([[5], [7]], [0, 1, 2], [[0], [1]], [[11], [12]], keep_traces=keep))[5]
+        for keep in (True, False)
+    )
+    assert (kept, branched) == (8, 5)
 
 
 def test_guided_views_count_their_own_positions():
