@@ -80,7 +80,7 @@ class Hand:
     # --- one forward ------------------------------------------------------------------------------------------------
 
     def run(self, turns: list[Turn], view: str, noise: dict | None) -> list[Tensor]:
-        """Hidden states of the last turn and its history; earlier traces are gone. view: full, no_text, no_image."""
+        """Hidden states of the last turn and its history, all traces included. view: full, no_text, no_image."""
         listed, rope = [], 0
         for number, turn in enumerate(turns, 1):
             if view != "no_image":
@@ -90,8 +90,8 @@ class Hand:
                 break
             listed.append({"kind": "text", "ids": turn.text, "rope": rope, "turn": number})
             rope += len(turn.text) + 2
-            if number == len(turns) and turn.trace is not None:
-                listed.append({"kind": "text", "ids": turn.trace, "rope": rope, "turn": number, "branch": True})
+            if turn.trace is not None:
+                listed.append({"kind": "text", "ids": turn.trace, "rope": rope, "turn": number})
                 rope += len(turn.trace) + 2
         if noise is not None:
             listed.append(noise | {"kind": "noise", "rope": rope, "turn": len(turns)})
