@@ -43,24 +43,24 @@ def rollout(
     Args:
         examples: sessions with at least their source picture, all of one size.
         exploration: None samples the deterministic flow.
-        true_history: go on from the target picture of each turn instead of the sampled one (needs the targets).
+        true_history: go on from the target picture and the known intent of each turn instead of what was drawn and
+            written (needs the targets).
         true_intents: write the known intent of each turn instead of sampling a trace.
     """
     scripts = []
     for example in examples:
         turns = example.session.turns
-        traces = [turn.intent or turn.instruction for turn in turns] if true_intents and config.write_trace else []
-        texts = [turn.instruction for turn in turns]
-        scripts.append(Script(example.session.id, list(example.images), texts, traces))
-    sampler = Sampler(bundle, config, seed, step, exploration, shared_noise=shared_noise)
-    return walk(sampler, scripts, group_size, true_history, go_on)
+        known = [turn.intent or turn.instruction for turn in turns] if config.write_trace else []
+        texts, traces, intents = [turn.instruction for turn in turns], known * true_intents, known * true_history
+        scripts.append(Script(example.session.id, list(example.images), texts, traces, intents))
+    sampler = Sampler(bundle, config, seed, step, exploration, shared_noise=shared_noise, true_history=true_history)
+    return walk(sampler, scripts, group_size, go_on)
 
 
 def walk(
     sampler: Sampler,
     scripts: Sequence[Script],
     group_size: int = 1,
-    true_history: bool = False,
     go_on: GoOn | None = None,
 ) -> list[Trajectory]:
     """Run every script `group_size` times, all at once; trajectories of one script lie in a row.
@@ -91,7 +91,7 @@ def walk(
         played = [acting[k] for k in staying]
         chosen = go_on(played) if go_on is not None else range(len(played))
         rows = [made[staying[k]] for k in chosen]
-        if true_history:  # one true picture after one history: whatever the members made, a row serves them all
+        if sampler.true_history:  # one true picture after one history: whatever the members made, a row serves them all
             first = {one.session: row for one, row in zip(played, rows, strict=True)}
             rows = [first[one.session] for one in played]
         kept = list(dict.fromkeys(rows))
@@ -100,8 +100,17 @@ def walk(
             trajectories[index] = one.stays() if one is played[k] else one.went_on_from(played[k])
         listed = [scripts[played[stands.index(row)].session] for row in range(len(kept))]
         context = context.keeping(kept)
-        images = np.stack([script.images[turn] for script in listed]) if true_history else images[kept]
+        if sampler.true_history:
+            _correct(context, sampler, listed, turn - 1)
+        images = np.stack([script.images[turn] for script in listed]) if sampler.true_history else images[kept]
         pictures = _open_turn(bundle, context, images, listed, turn)
+
+
+def _correct(context: Context, sampler: Sampler, scripts: Sequence[Script], turn: int) -> None:
+    """Put the known intents of a turn in the place of what was written in it, one script per row."""
+    context.drop_branch()
+    if scripts[0].intents:
+        context.append_text(encode_texts(sampler.bundle.tokenizer, [script.intents[turn] for script in scripts]))
 
 
 def _open_turn(bundle: Bundle, context: Context, images: Pixels, scripts: Sequence[Script], turn: int) -> Pictures:

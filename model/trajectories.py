@@ -90,11 +90,12 @@ GoOn = Callable[[Sequence[Trajectory]], Sequence[int]]
 
 @dataclass(frozen=True)
 class Script:
-    """What a session gives to a walk. `name` decides its random numbers; images[0] is the source, the picture after
-    turn t is images[t] and only asked for where the walk goes on from true pictures. `traces`, where given, are written
-    in place of the model's own."""
+    """What a session gives to a walk. `name` decides its random numbers; images[0] is the source. What only a walk on
+    the true history asks for: images[t], the picture after turn t, and `intents`, which the history holds in place of
+    what was written. `traces`, where given, are written in place of the model's own."""
 
     name: str
     images: Sequence[Pixels]
     instructions: Sequence[str]
     traces: Sequence[str] = ()
+    intents: Sequence[str] = ()

@@ -30,6 +30,7 @@ class Sampler:
         shared_noise: the members of a group start a turn's picture from one noise.
         guidance: replaces the scales of `config`.
         allowed: (V,) bool, ids that a trace may hold; None allows all.
+        true_history: what is sampled does not stay in the context: traces are branches, which end with their turn.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class Sampler:
         shared_noise: bool = True,
         guidance: Guidance | None = None,
         allowed: Tensor | None = None,
+        true_history: bool = False,
     ) -> None:
         self.bundle, self.config, self.seed, self.step, self.exploration = bundle, config, seed, step, exploration
-        self.shared_noise, self.allowed = shared_noise, allowed
+        self.shared_noise, self.allowed, self.true_history = shared_noise, allowed, true_history
         self.guidance = guidance or Guidance(text=config.text_guidance, image=config.image_guidance)
         self.grid = samplers.schedule(config.points, config.shift).to(bundle.model.device)
 
@@ -87,7 +89,7 @@ class Sampler:
         firsts, rows = distinct(list(zip(stands, texts, strict=True)))
         context = context.keeping([stands[k] for k in firsts])
         ids = encode_texts(self.bundle.tokenizer, texts)
-        context.append_text([ids[k] for k in firsts])
+        context.append_text([ids[k] for k in firsts], branch=self.true_history)
         return context, [(row, text, torch.zeros(0), False) for row, text in zip(ids, texts, strict=True)], rows
 
     def _random(self, purpose: str, members: Members, turn: int) -> list[torch.Generator]:
@@ -101,7 +103,7 @@ class Sampler:
             return [([], "", torch.zeros(0), False)] * len(members), list(stands)
         random, config = self._random("trace", members, turn), self.config
         sample = context.generate_text(
-            config.max_trace, config.temperature, random, allowed=self.allowed, stands=stands
+            config.max_trace, config.temperature, random, self.true_history, allowed=self.allowed, stands=stands
         )
         ids = sample.texts()
         words = decode_texts(self.bundle.tokenizer, ids)

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from model.config import SamplingConfig
+from model.context import Context
 from model.excerpts import Excerpt
 from model.replay import explored, replay, store, transition
 from model.rollout import rollout
+from model.tokenizer import encode_texts
 from model.trajectories import Exploration
 from tests.model.toys import toy_bundle, toy_example
 
@@ -142,3 +144,18 @@ def test_a_member_may_go_on_from_a_sibling_and_replays_what_it_really_had(bundle
     result = replay(bundle.model, stored, SAMPLING)
     assert (transition(stored, done, result.velocity, window).logprob - done.logprobs).abs().max() < 1e-4
     assert (result.text_logprobs - stored.text_logprobs).abs().max() < 1e-4
+
+
+def test_the_true_history_holds_the_known_intents_and_not_what_was_written(bundle):
+    example = toy_example(3, "true")
+    greedy = dataclasses.replace(SAMPLING, temperature=0.0)
+    (found,) = sample(bundle, [example], greedy, None, true_history=True)
+    turns = example.session.turns
+    told = [encode_texts(bundle.tokenizer, [t.instruction, t.intent]) for t in turns]
+    context = Context(bundle.model, bundle.special)
+    for turn, (instruction, intent) in enumerate(told):
+        context.append_pictures(bundle.encode(example.images[turn : turn + 1]))
+        context.append_text([instruction])
+        written = context.select([0]).generate_text(greedy.max_trace, 0.0)
+        assert written.texts() == [found.turns[turn].trace] != [intent]
+        context.append_text([intent])
