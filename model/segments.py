@@ -2,7 +2,7 @@
 
 Rope: a text takes one id per token, a picture segment ONE id for all its tokens; NOISY never advances the rope, so the
 clean copy that follows shares its id. A branch gives its ids back when its turn ends: what comes later has the
-positions of a session without traces. The pictureless stream counts its own rope, without gaps for the missing
+positions of a session without it. The pictureless stream counts its own rope, without gaps for the missing
 pictures.
 """
 
