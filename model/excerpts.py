@@ -61,28 +61,19 @@ class Excerpt:
         mine, theirs = self.trajectory.turns, other.turns
         return self.trajectory.session == other.session and len(mine) > turn and mine[turn] is theirs[turn]
 
-    def follows(self, other: Trajectory, turn: int) -> bool:
-        """Whether this trajectory came to a turn by the very turns by which another did."""
-        mine, theirs = self.trajectory.turns, other.turns
-        same_session = self.trajectory.session == other.session and len(mine) > turn
-        return same_session and all(one is that for one, that in zip(mine[:turn], theirs[:turn], strict=True))
-
 
 def together(listed: Sequence[Excerpt]) -> list[Excerpt]:
-    """Excerpts of traces alone, one for every history and turn, so that what follows it is replayed beside each other.
+    """Excerpts of traces alone, one for every history: what was written after it is replayed beside each other.
 
     A trace stays in the context, so turns of one session need a context each.
     """
-    found: list[tuple[Excerpt, list[Written]]] = []
+    found: dict[tuple[int, ...], tuple[Excerpt, list[Written]]] = {}
     for excerpt in listed:
+        done = excerpt.trajectory
         for one in excerpt.written():
-            fits = (b for base, b in found if b[0].turn == one.turn and base.follows(excerpt.trajectory, one.turn))
-            beside = next(fits, None)
-            if beside is None:
-                beside = []
-                found.append((replace(excerpt, traces=()), beside))
-            beside.append(one)
-    return [replace(base, beside=tuple(beside)) for base, beside in found]
+            history = (done.session, *map(id, done.turns[: one.turn]))
+            found.setdefault(history, (replace(excerpt, traces=()), []))[1].append(one)
+    return [replace(base, beside=tuple(beside)) for base, beside in found.values()]
 
 
 def chained(listed: Sequence[Excerpt]) -> list[Excerpt]:

@@ -51,7 +51,8 @@ def rollout(
     for example in examples:
         turns = example.session.turns
         known = [turn.intent or turn.instruction for turn in turns] if config.write_trace else []
-        texts, traces, intents = [turn.instruction for turn in turns], known * true_intents, known * true_history
+        traces, intents = known if true_intents else [], known if true_history else []
+        texts = [turn.instruction for turn in turns]
         scripts.append(Script(example.session.id, list(example.images), texts, traces, intents))
     sampler = Sampler(bundle, config, seed, step, exploration, shared_noise=shared_noise, true_history=true_history)
     return walk(sampler, scripts, group_size, go_on)

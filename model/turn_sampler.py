@@ -103,7 +103,12 @@ class Sampler:
             return [([], "", torch.zeros(0), False)] * len(members), list(stands)
         random, config = self._random("trace", members, turn), self.config
         sample = context.generate_text(
-            config.max_trace, config.temperature, random, self.true_history, allowed=self.allowed, stands=stands
+            config.max_trace,
+            config.temperature,
+            random,
+            branch=self.true_history,
+            allowed=self.allowed,
+            stands=stands,
         )
         ids = sample.texts()
         words = decode_texts(self.bundle.tokenizer, ids)
