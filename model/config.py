@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import PositiveInt
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -92,6 +94,7 @@ class SupervisedConfig:
     described: float = 0.0  # base only: share of lessons that describe, draw or locate a whole scene
     chained: float = 0.0  # base only: share of lessons of unrelated edits one after the other
     dictated: float = 0.0  # base only: share of lessons of several turns whose instructions are their intents
+    labelled: PositiveInt | None = None  # SFT only: learn from the first so many ground-truth sessions; None: from all
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)  # SFT only
     validation: ValidationConfig = field(default_factory=ValidationConfig)  # SFT only
     optimisation: Optimisation = field(default_factory=Optimisation)
@@ -115,6 +118,7 @@ class AnchorConfig:
     """Ground-truth sessions that RL goes on learning beside its reward, against forgetting."""
 
     sessions: int = 0  # of every update; 0: none (released: none)
+    labelled: PositiveInt | None = None  # as in SFT: from the first so many; None: from all
     weight: float = 1.0
     trace_weight: float = 1.0  # cross-entropy against flow matching, as in SFT
     noise_draws: int = 2

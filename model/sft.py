@@ -28,7 +28,7 @@ def train_sft(config: SupervisedConfig, parent: Path, sessions_folder: Path, fol
         return folder
     bundle = load(parent, device=distributed.device())
     size, seed = config.optimisation.batch_size, config.optimisation.seed
-    batches = TaughtSessions(bundle, sessions_folder, size, seed, "sft.optimisation.batch_size")
+    batches = TaughtSessions(bundle, sessions_folder, config.labelled, size, seed, "sft.optimisation.batch_size")
     distributed.distribute(bundle.model, bundle.model.blocks)
     work = Trainer(bundle.model, config.optimisation, folder.with_name(f"{folder.name}.work"))
     corruption = Corruption(bundle, config, batches, batches.any, work.folder)

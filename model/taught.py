@@ -23,13 +23,15 @@ class TaughtSessions:
     """The sessions of a folder's split `train`; calling it with a step gives this rank's share of the step's batch.
 
     Args:
+        labelled: learn from the first so many of them alone; None: from all.
         size: sessions of a step, over all ranks.
         name: what asks for them, in the draw and where the ranks cannot share them.
     """
 
-    def __init__(self, bundle: Bundle, folder: Path, size: int, seed: int, name: str) -> None:
+    def __init__(self, bundle: Bundle, folder: Path, labelled: int | None, size: int, seed: int, name: str) -> None:
         self.sessions = SessionFolder(folder, "train")
-        self.size, self.seed, self.name = min(size, len(self.sessions)), seed, name
+        self.count = min(labelled or len(self.sessions), len(self.sessions))
+        self.size, self.seed, self.name = min(size, self.count), seed, name
 
         @lru_cache(maxsize=4096)
         def encoded(index: int) -> tuple[Lesson, Pictures]:
@@ -40,14 +42,14 @@ class TaughtSessions:
 
     def __call__(self, step: int) -> tuple[Sequence[Lesson], Sequence[Pictures]]:
         random = numpy_generator(self.seed, step, f"{self.name} batch")
-        chosen = random.choice(len(self.sessions), size=self.size, replace=False)
+        chosen = random.choice(self.count, size=self.size, replace=False)
         mine = distributed.shard(chosen.tolist(), self.name)
         lessons, tables = zip(*(self.encoded(index) for index in mine), strict=True)
         return lessons, tables
 
     def any(self, random: np.random.Generator) -> Lesson:
-        """One of all sessions."""
-        return self.encoded(int(random.integers(len(self.sessions))))[0]
+        """One of all these sessions."""
+        return self.encoded(int(random.integers(self.count)))[0]
 
 
 class Anchor:
@@ -64,7 +66,7 @@ class Anchor:
         )
         self.weight, self.updates = anchor.weight, config.epochs * config.minibatches
         seed = config.optimisation.seed
-        self.batches = TaughtSessions(bundle, folder, anchor.sessions, seed, "rl.anchor.sessions")
+        self.batches = TaughtSessions(bundle, folder, anchor.labelled, anchor.sessions, seed, "rl.anchor.sessions")
 
     def losses(self, iteration: int, update: int, watched: list[dict[str, float]]) -> Iterator[Tensor]:
         """The one loss of an update; what to watch goes to `watched`."""

@@ -155,16 +155,23 @@ def saw(variant: Variant, chosen: Parameters) -> tuple[str, str]:
         )
     if variant.stage == "sft":
         steps = chosen.sft.optimisation
-        data = f"{sessions.train:,} sessions of {_span(sessions.turns)} turns with ground truth"
+        data = f"{_labelled(chosen.sft.labelled, sessions.train)} of {_span(sessions.turns)} turns with ground truth"
         most = "at most " if chosen.sft.validation.patience else ""  # it stops when it gets no better
         return data, f"{most}{steps.steps:,} × {steps.batch_size} sessions"
+    anchor = chosen.rl.anchor
     if sessions.practice:
         data = f"{sessions.practice:,} other sessions of {_span(sessions.practice_turns)} turns"
     else:
         data = f"the same {sessions.train:,} sessions of {_span(sessions.turns)} turns"
     data += f", cut after turn {chosen.rl.max_turns}" if chosen.rl.max_turns else ""
     data += ": source picture and instructions only"
+    if anchor.sessions:
+        data += f"; beside them SFT's {_labelled(anchor.labelled, sessions.train)}"
     return data, f"{chosen.rl.optimisation.steps:,} × {chosen.rl.sessions * chosen.rl.group_size} judged trajectories"
+
+
+def _labelled(first: int | None, built: int) -> str:
+    return f"{min(first or built, built):,} sessions"
 
 
 def _span(turns: tuple[int, int]) -> str:

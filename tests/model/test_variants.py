@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from data.build import SessionsConfig, build
-from data.loader import SessionFolder
+from data.loader import Lesson, SessionFolder
+from model.bundle import load
 from model.judges.exact import judge_many
 from model.rl import train_rl
 from model.sft import train_sft
 from model.supervised import SupervisedConfig
+from model.taught import TaughtSessions
 from tests.model.test_rl import CONFIG
 
 ONE = dataclasses.replace(CONFIG.optimisation, steps=1)
@@ -35,6 +37,15 @@ def test_a_session_cut_short_is_judged_as_its_first_turns(sessions):
         assert whole.first(None) is whole and whole.first(9) is whole
     practice = SessionFolder(sessions, "train", targets=False)[0].first(1)
     assert len(practice.images) == 1 and len(practice.session.turns) == 1
+
+
+def test_with_few_labelled_sessions_only_the_first_of_the_folder_are_ever_drawn(parent, sessions):
+    batches = TaughtSessions(load(parent), sessions, 3, 8, 0, "test")
+    first = {Lesson.of(batches.sessions[index]).instructions for index in range(3)}
+    drawn = {lesson.instructions for step in range(20) for lesson in batches(step)[0]}
+    assert len(batches.sessions) > 3 and drawn == first
+    random = np.random.default_rng(0)
+    assert {batches.any(random).instructions for _ in range(50)} == first
 
 
 def test_rl_on_first_turns_meets_no_other(parent, sessions, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from dataclasses import asdict
@@ -136,11 +137,13 @@ def test_variants_are_compared_on_the_seeds_that_both_have(monkeypatch, tmp_path
 def test_what_a_variant_saw_follows_its_parameters(tmp_path):
     plan = experiment.load("smoke")
     data, steps = saw(plan.variants["rl-single-turn"], plan.parameters(plan.variants["rl-single-turn"], 0))
-    assert ", cut after turn 1: source picture and instructions only" in data and steps.endswith(
-        "× 8 judged trajectories"
-    )
+    assert data.endswith(", cut after turn 1: source picture and instructions only; beside them SFT's 48 sessions")
+    assert steps.endswith("× 8 judged trajectories")
     data, steps = saw(plan.variants["sft"], plan.parameters(plan.variants["sft"], 0))
     assert data == "48 sessions of 2–3 turns with ground truth" and steps == "10 × 4 sessions"
+    few = dataclasses.replace(plan.parameters(plan.variants["sft"], 0).sft, labelled=5)
+    data, _ = saw(plan.variants["sft"], dataclasses.replace(plan.parameters(plan.variants["sft"], 0), sft=few))
+    assert data == "5 sessions of 2–3 turns with ground truth"
 
 
 def test_a_learning_curve_is_the_mean_of_seeds_smoothed():
