@@ -33,6 +33,7 @@ class _Written(BaseModel):
     stage: Training
     about: str
     parent: str | None = None
+    against: tuple[str, ...] = ()
     seeds: int | None = Field(default=None, ge=1)
     sft: dict[str, Any] = {}
     rl: dict[str, Any] = {}
@@ -58,6 +59,7 @@ class Variant:
     parent: str | None
     overrides: dict[str, Any] = field(hash=False)
     profiles: tuple[str, ...] = ()  # the only ones it is written for; none named: all
+    against: tuple[str, ...] = ()  # what it is compared with besides the headline and its parent
     seeds: int | None = None  # takes no more than so many of a table's seeds, the first; None: all
 
     @property
@@ -95,11 +97,12 @@ class Experiment:
         return [variant for name, variant in self.variants.items() if name in names or not names]
 
     def pairs(self, names: Sequence[str]) -> list[tuple[str, str]]:
-        """What is compared with what: the headline with every other variant, then each other one with its parent."""
+        """What is compared with what: the headline with every other variant, then each other one with its parent
+        and with what it names."""
         others = [name for name in self.variants if name in names and name != self.headline]
         first = [(self.headline, other) for other in others] if self.headline in names else []
-        own = [(name, self.variants[name].parent) for name in others]
-        return first + [(name, parent) for name, parent in own if parent in names and parent is not None]
+        own = [(name, other) for name in others for other in (self.variants[name].parent, *self.variants[name].against)]
+        return first + [(name, other) for name, other in own if other in names and other is not None]
 
     def parameters(self, variant: Variant, seed: int) -> Parameters:
         """The profile with what the variant overrides; the seed is that of its own training.
@@ -134,7 +137,8 @@ def load(profile: str, path: Path | None = None) -> Experiment:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{FILE}: {where}: {first['msg']}", f"Correct {FILE}") from error
-    for name in (written.headline, *written.figures):
+    against = [other for found in written.variants.values() for other in found.against]
+    for name in (written.headline, *written.figures, *against):
         _require(name in written.variants, f"{name!r} is no variant")
     variants = {name: _variant(name, found, profile, written) for name, found in written.variants.items()}
     return Experiment(profile, written.headline, written.figures, variants)
@@ -152,7 +156,8 @@ def _variant(name: str, found: _Written, profile: str, written: _File) -> Varian
     overrides = merge(sections, {str(key): value for key, value in found.profiles.get(profile, {}).items()})
     foreign = [key for key in ("sft", "rl") if key != found.stage and overrides[key]]
     _require(not foreign, f"{name}: `{''.join(foreign)}` has no effect on a variant of stage {found.stage}")
-    return Variant(name, found.stage, found.about, found.parent, overrides, tuple(found.profiles), found.seeds)
+    named = tuple(found.profiles)
+    return Variant(name, found.stage, found.about, found.parent, overrides, named, found.against, found.seeds)
 
 
 def _require(holds: bool, problem: str) -> None:

@@ -74,6 +74,7 @@ def test_a_number_of_one_profile_holds_for_that_profile_only(tmp_path):
     ("old", "new", "said"),
     [
         ("headline: rl", "headline: best", "'best' is no variant"),
+        ("parent: sft, about: text", "parent: sft, against: [best], about: text", "'best' is no variant"),
         ("parent: sft, about: all", "parent: nobody, about: all", "parent 'nobody' is no variant"),
         ("sft: {stage: sft, parent: base", "sft: {stage: sft, parent: longer", "its parent is no earlier stage"),
         ("base: {stage: base", "base: {stage: base, parent: sft", "a base has no parent"),
@@ -104,6 +105,12 @@ def test_pairs_are_the_headline_with_all_and_each_other_with_its_parent(tmp_path
     assert plan.pairs(["sft", "text"]) == [("text", "sft")]
     with pytest.raises(UserError, match="no variant 'best'"):
         plan.chosen(["best"])
+
+
+def test_a_variant_is_also_compared_with_what_it_names(tmp_path):
+    plan = load(tmp_path, WRITTEN.replace("about: text only", "about: text only, against: [longer]"))
+    assert plan.pairs(["sft", "longer", "text"]) == [("text", "sft"), ("text", "longer")]
+    assert plan.pairs(["sft", "text"]) == [("text", "sft")]
 
 
 def test_parents_come_first_and_the_base_once(tmp_path):
