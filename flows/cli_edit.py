@@ -21,6 +21,7 @@ def edit(
     out: Annotated[Path, typer.Option(help="Where the strip of all pictures goes.")] = Path("edit.png"),
     points: Annotated[int, typer.Option(help="Points of the time grid; one less is the number of steps.")] = 9,
     shift: Annotated[float, typer.Option(help="Shift of the time grid towards noise; 1 is none.")] = 1.0,
+    noise_scale: Annotated[float, typer.Option(help="Of a picture's first noise; less draws what is likelier.")] = 1.0,
     text_guidance: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
     image_guidance: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same pictures.")] = 0,
@@ -41,7 +42,9 @@ def edit(
     runtime.prepare()
     pipeline = EditPipeline.from_pretrained(folder)
     guidance = Guidance(text=text_guidance, image=image_guidance)
-    made = pipeline(image, instructions, points=points, shift=shift, guidance=guidance, seed=seed)
+    made = pipeline(
+        image, instructions, points=points, shift=shift, noise_scale=noise_scale, guidance=guidance, seed=seed
+    )
     source = for_vae(as_pixels(image)[None], pipeline.bundle.model.config)[0]
     captions = [f"{text} [{trace}]" for text, trace in zip(instructions, made.traces, strict=True)]
     strip = draw_strip([source, *(np.asarray(picture) for picture in made.images)], ["source", *captions])

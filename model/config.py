@@ -106,6 +106,7 @@ class SamplingConfig:
 
     points: int = 9  # points of the time grid: points - 1 velocity evaluations
     shift: float = 1.0
+    noise_scale: float = 1.0  # of a picture's first noise; below 1 draws what is likelier (released: 1)
     text_guidance: float = 1.0  # 1 is off
     image_guidance: float = 1.0
     temperature: float = 0.0  # of the trace; 0 is greedy

@@ -64,6 +64,7 @@ class EditPipeline:
         *,
         points: int = 15,
         shift: float = 3.0,
+        noise_scale: float = 1.0,
         guidance: Guidance | None = None,
         trace_tokens: int = 64,
         temperature: float = 0.0,
@@ -71,11 +72,12 @@ class EditPipeline:
     ) -> EditOutput:
         """Apply the instructions one after the other; the same seed gives the same pictures and traces.
 
-        `trace_tokens` is the budget of an intent trace (0 writes none). UserError without instructions.
+        `trace_tokens` is the budget of an intent trace (0 writes none); `noise_scale` is that of a picture's first
+        noise, below 1 for what is likelier. UserError without instructions.
         """
         return self.batch(
-            [image], [instructions], points=points, shift=shift, guidance=guidance, trace_tokens=trace_tokens,
-            temperature=temperature, seeds=[seed],
+            [image], [instructions], points=points, shift=shift, noise_scale=noise_scale, guidance=guidance,
+            trace_tokens=trace_tokens, temperature=temperature, seeds=[seed],
         )[0]  # fmt: skip
 
     @torch.no_grad()
@@ -86,6 +88,7 @@ class EditPipeline:
         *,
         points: int = 15,
         shift: float = 3.0,
+        noise_scale: float = 1.0,
         guidance: Guidance | None = None,
         trace_tokens: int = 64,
         temperature: float = 0.0,
@@ -96,7 +99,12 @@ class EditPipeline:
             raise UserError("every picture needs at least one instruction", "Give one list of instructions per picture")
         pixels = [for_vae(as_pixels(image)[None], self.bundle.model.config)[0] for image in images]
         config = SamplingConfig(
-            points=points, shift=shift, temperature=temperature, max_trace=trace_tokens, write_trace=trace_tokens > 0
+            points=points,
+            shift=shift,
+            noise_scale=noise_scale,
+            temperature=temperature,
+            max_trace=trace_tokens,
+            write_trace=trace_tokens > 0,
         )
         sampler = Sampler(self.bundle, config, 0, guidance=guidance or Guidance(), allowed=self.bundle.allowed)
         names = [str(seed) for seed in (seeds if seeds is not None else range(len(images)))]

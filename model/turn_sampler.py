@@ -126,7 +126,8 @@ class Sampler:
     ) -> tuple[Tensor, list[Window | None]]:
         shape = (grid[0] * grid[1], self.bundle.model.config.latent_dim)
         group = [(name, 0) for name, _ in members]
-        x, noise = self._noise("noise", group if self.shared_noise else members, turn, shape), None
+        first = self._noise("noise", group if self.shared_noise else members, turn, shape)
+        x, noise = self.config.noise_scale * first, None
         if self.exploration is not None:
             noise = self._noise("exploration", members, turn, (self.exploration.size, *shape))
         states, steps = [], []

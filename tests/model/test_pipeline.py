@@ -44,6 +44,12 @@ def test_a_seed_decides_everything(pipeline):
     assert (pixels[0] != pixels[2]).any()
 
 
+def test_without_first_noise_every_seed_draws_the_same(pipeline):
+    options = {**OPTIONS, "temperature": 0.0, "noise_scale": 0.0}
+    first, second = (pipeline(_noise(32, 16), ["w1 w2"], seed=seed, **options).images[0] for seed in (1, 2))
+    assert (np.asarray(first) == np.asarray(second)).all()
+
+
 def test_a_batch_gives_what_single_calls_give(pipeline):
     images = [_noise(32, 16, 1), _noise(16, 16, 2), _noise(32, 16, 3)]
     texts = [["w1"], ["w2 w3", "w4"], ["w5", "w6 w7", "w8"]]

@@ -67,6 +67,9 @@ def test_a_group_shares_its_first_noise_and_nothing_else(bundle, examples):
     assert not torch.equal(first.turns[0].window.following[0], second.turns[0].window.following[0])
     apart = sample(bundle, examples[:1], group_size=2, shared_noise=False, exploration=Exploration("cps", 0.7, 0, 2))
     assert not torch.equal(apart[0].turns[0].window.states[0], apart[1].turns[0].window.states[0])
+    half = dataclasses.replace(SAMPLING, noise_scale=0.5)
+    quiet, _ = sample(bundle, examples[:1], half, group_size=2, exploration=Exploration("cps", 0.7, 0, 2))
+    assert torch.equal(quiet.turns[0].window.states[0], 0.5 * first.turns[0].window.states[0])
 
 
 @pytest.mark.parametrize("exploration", [None, Exploration("flow", 0.7, 1, 2)], ids=["deterministic", "explores"])
