@@ -39,7 +39,7 @@ def locations(scene: Scene, world: World) -> str:
 
 def locating(scene: Scene, world: World) -> tuple[str, str]:
     """Instruction and intent that say where everything is."""
-    return pick(LOCATE, random.Random(repr(scene)), False).text, locations(scene, world)
+    return pick(LOCATE, random.Random(repr(scene)), "known").text, locations(scene, world)
 
 
 def pointing(scene: Scene, world: World, rng: random.Random) -> tuple[str, str]:
@@ -58,7 +58,7 @@ def pointing(scene: Scene, world: World, rng: random.Random) -> tuple[str, str]:
         phrases[-1:] = [(EMPTY, scene.free()[: max(POINTED)])]
     asked = " and ".join(EMPTY if words == EMPTY else f"the {words}" for words, _ in phrases)
     told = (f"{words} at {' and '.join(world.places[cell] for cell in cells)}" for words, cells in phrases)
-    return fill(pick(POINT, rng, False).text, value=asked), " ".join(told)
+    return fill(pick(POINT, rng, "known").text, value=asked), " ".join(told)
 
 
 def question(told: Session, world: World) -> tuple[str, str]:
@@ -88,7 +88,7 @@ def repeating(said: Sequence[str], world: World, rng: random.Random) -> tuple[st
         if found:
             asked[f"edit with {rng.choice(found)}"] = text
     which = rng.choice(list(asked))
-    return fill(pick(REPEAT, rng, False).text, value=which), asked[which]
+    return fill(pick(REPEAT, rng, "known").text, value=which), asked[which]
 
 
 def recalling(before: Scene, after: Scene, world: World, rng: random.Random) -> tuple[str, str]:
@@ -96,7 +96,7 @@ def recalling(before: Scene, after: Scene, world: World, rng: random.Random) -> 
     words = [f"background {before.background}"] if before.background != after.background else []
     pairs = zip(before.cells, after.cells, world.places, strict=True)
     words += [f"{describe(old) if old else EMPTY} at {place}" for old, new, place in pairs if old != new]
-    return pick(RECALL, rng, False).text, " and ".join(words) or EMPTY
+    return pick(RECALL, rng, "known").text, " and ".join(words) or EMPTY
 
 
 def lesson(world: World, seed: int, index: int) -> tuple[str, str, tuple[Scene, Scene]]:
@@ -110,11 +110,11 @@ def lesson(world: World, seed: int, index: int) -> tuple[str, str, tuple[Scene, 
     match index % 8:
         case 0:
             scene = source_scene(recipe, rng)
-            return pick(DESCRIBE, rng, False).text, description(scene), (scene, scene)
+            return pick(DESCRIBE, rng, "known").text, description(scene), (scene, scene)
         case 4:
             before, after = source_scene(recipe, rng), source_scene(recipe, rng)
             words = description(after)
-            return fill(pick(DRAW, rng, False).text, value=words), words, (before, after)
+            return fill(pick(DRAW, rng, "known").text, value=words), words, (before, after)
         case 2 | 6:
             scene = source_scene(recipe, rng)
             return *locating(scene, world), (scene, scene)

@@ -78,14 +78,14 @@ def worded(edit: Edit, rng: random.Random, it: str | None = None) -> str:
     attribute = {EditType.COLOR_ALTER: "color", EditType.MATERIAL_ALTER: "material", EditType.COUNT_CHANGE: "count"}
     of = of_phrase(attribute.get(edit.type, "position"), it)
     phrasing = EDITS["text_replace" if edit.type == EditType.TEXT_CHANGE and edit.subject else edit.type]
-    return fill(pick(phrasing, rng, held_out=False).text, it=it, of=of, **edit.fields)
+    return fill(pick(phrasing, rng, "known").text, it=it, of=of, **edit.fields)
 
 
 def reference(state: State, rng: random.Random) -> tuple[int, str, str, str] | None:
     """(turn, object, words, kind) of something edited before that a turn can refer to."""
     if len(state.added) > 1 and rng.random() < 0.4:
         turn, name = state.added[0]
-        return turn, name, pick(REFERENCES["first"], rng, held_out=False).text, "first"
+        return turn, name, pick(REFERENCES["first"], rng, "known").text, "first"
     return (*state.last, "it", "it") if state.last else None
 
 

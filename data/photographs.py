@@ -92,7 +92,7 @@ def _cm(state: State, rng: random.Random, turns: int) -> list[dict[str, Any]]:
         obeys = edit.type in governed
         words = worded(edit, rng)
         if turn == 1:
-            words = f"{fill(pick(RULES[rule], rng, held_out=False).text, value=value)} now {words}"
+            words = f"{fill(pick(RULES[rule], rng, 'known').text, value=value)} now {words}"
         needs = [{"kind": "constraint", "name": rule, "stated": 1}] if obeys and turn > 1 else []
         entries.append(_entry(edit, words, needs, state, turn, f" in {value}" if obeys else ""))
     return entries

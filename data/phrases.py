@@ -1,8 +1,8 @@
 """How instructions, rules and references are worded, and the closed vocabulary that this makes.
 
-Phrases are lower-case words and `{fields}`. In every list the phrases of `held out` are kept for test splits; they use
-only words that other phrases teach. So do those of `early`, which only the base model sees: it is to have heard more
-than the sessions say, as a public checkpoint has. Fields: {it} an object (`the red ball`, `it`), {of} its attribute
+Phrases are lower-case words and `{fields}`. Phrases that are no known ones use only
+words that those teach. `more` of edits is also what the base hears: more than labelled sessions say, as a public
+checkpoint has. Fields: {it} an object (`the red ball`, `it`), {of} its attribute
 (`the color of the red ball`, `its color`), {a} `a` or `an`, {thing} a new object, {where} a place or nothing, {beside}
 `above the red ball`, {value}, {text} letters, {n} a number.
 """
@@ -13,7 +13,7 @@ import random
 import re
 from typing import NamedTuple
 
-from data.rule_phrases import JOINT, RULES, TOPICS, Phrasing
+from data.rule_phrases import JOINT, RULES, TOPICS, Phrasing, Wordings
 from data.scenes import SIGN, World
 from data.schema import EditType
 
@@ -277,6 +277,23 @@ REFERENCES: dict[str, Phrasing] = {
     "undo": Phrasing(
         ("undo the last change", "undo the last edit", "take back the last change", "go back one step"),
         ("take back the last edit",),
+        more=(
+            "take the last change back",
+            "undo one step",
+            "get back to the image before",
+            "go back to the image before the last change",
+            "forget the last change",
+            "remove the last change",
+            "erase the last edit",
+            "the last change should go away",
+            "delete the last edit",
+            "put everything back as before",
+        ),
+        validation=(
+            "drop the last change",
+            "get rid of the last edit",
+            "everything should be as before",
+        ),
     ),
     "before": Phrasing(
         (
@@ -286,9 +303,49 @@ REFERENCES: dict[str, Phrasing] = {
             "{of} should be as before",
         ),
         ("{it} should be the same color as before",),
+        more=(
+            "change {it} back to the color before",
+            "set {of} back",
+            "turn {of} back",
+            "make {of} the same as before",
+            "set {of} to the same as before",
+            "{of} should go back",
+            "give {it} back the color before",
+            "take {of} back",
+            "use the same color as before for {it}",
+            "paint {it} in the same color as before",
+        ),
+        validation=(
+            "color {it} as before",
+            "get {of} back",
+            "turn {it} back to the same color",
+        ),
     ),
-    "first": Phrasing(("the one added first", "the first one added"), ("the object added first",)),
-    "other": Phrasing(("the other one", "the other {kind}"), ()),
+    "first": Phrasing(
+        ("the one added first", "the first one added"),
+        ("the object added first",),
+        more=(
+            "the first added",
+            "the first object added",
+            "the first one you added",
+            "the first object you added",
+            "the one you added first",
+        ),
+        validation=(
+            "the first you added",
+            "the one you added before every other",
+        ),
+    ),
+    "other": Phrasing(
+        ("the other one", "the other {kind}"),
+        (),
+        more=(
+            "the other",
+            "the other object",
+            "the other one of them",
+        ),
+        validation=("the one other {kind}",),
+    ),
 }
 
 
@@ -299,11 +356,11 @@ class Wording(NamedTuple):
     held_out: bool
 
 
-def pick(phrasing: Phrasing, rng: random.Random, held_out: bool, early: bool = False) -> Wording:
-    """A uniform choice; with `held_out` the held-out phrases take part, or those for the base model with `early`."""
-    more = phrasing.held_out if held_out else phrasing.early if early else ()
-    index = rng.randrange(len(phrasing.known) + len(more))
-    return Wording((*phrasing.known, *more)[index], held_out and index >= len(phrasing.known))
+def pick(phrasing: Phrasing, rng: random.Random, wordings: Wordings) -> Wording:
+    """A uniform choice among the phrases that may be said."""
+    phrases = phrasing.sayable(wordings)
+    index = rng.randrange(len(phrases))
+    return Wording(phrases[index], wordings == "test" and index >= len(phrasing.known))
 
 
 def fill(phrase: str, **fields: str) -> str:

@@ -15,6 +15,7 @@ from data.history import History
 from data.naming import Focus, View, single
 from data.phrases import REFERENCES, pick
 from data.proposals import Draft
+from data.rule_phrases import Wordings
 from data.scenes import RELATIONS, SIGN, SceneObject
 from data.schema import EditType
 
@@ -32,9 +33,9 @@ class Pointer(NamedTuple):
     held_out: bool = False
 
 
-def pointers(history: History, rng: random.Random, held_out: bool) -> list[Pointer]:
+def pointers(history: History, rng: random.Random, wordings: Wordings) -> list[Pointer]:
     """References to objects, of every kind that the session allows now."""
-    found = [_last(history), _first(history, rng, held_out), _other(history, rng, held_out)]
+    found = [_last(history), _first(history, rng, wordings), _other(history, rng, wordings)]
     return [pointer for pointer in found if pointer is not None and history.turn - pointer.stated <= REACH]
 
 
@@ -48,7 +49,7 @@ def _last(history: History) -> Pointer | None:
     return Pointer(kind, Focus(tuple(sorted(cells)), kind), stated or history.turn - 1)
 
 
-def _first(history: History, rng: random.Random, held_out: bool) -> Pointer | None:
+def _first(history: History, rng: random.Random, wordings: Wordings) -> Pointer | None:
     added = history.added_cells()
     if len(added) < 1:
         return None
@@ -56,11 +57,11 @@ def _first(history: History, rng: random.Random, held_out: bool) -> Pointer | No
     same = [cell for cell in added if history.lives[history.who[cell]].added == life.added]
     if len(same) > 1:
         return None
-    words = pick(REFERENCES["first"], rng, held_out)
+    words = pick(REFERENCES["first"], rng, wordings)
     return Pointer("first", Focus(added[:1], words.text), life.added, words.held_out)
 
 
-def _other(history: History, rng: random.Random, held_out: bool) -> Pointer | None:
+def _other(history: History, rng: random.Random, wordings: Wordings) -> Pointer | None:
     pointer = _last(history)
     if pointer is None or pointer.kind != "it":
         return None
@@ -69,7 +70,7 @@ def _other(history: History, rng: random.Random, held_out: bool) -> Pointer | No
     same = [c for c in history.scene.occupied() if _thing(history, c).kind == kind]
     if len(same) != 2 or kind == SIGN:
         return None
-    words = pick(REFERENCES["other"], rng, held_out)
+    words = pick(REFERENCES["other"], rng, wordings)
     return Pointer("other", Focus((sum(same) - cell,), words.text.format(kind=kind)), pointer.stated, words.held_out)
 
 

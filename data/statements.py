@@ -9,7 +9,7 @@ from data.constraints import FAMILIES, Rule, may_state
 from data.history import History
 from data.naming import View, name
 from data.phrases import pick
-from data.rule_phrases import RULES, TOPICS
+from data.rule_phrases import RULES, TOPICS, Wordings
 
 
 class Statement(NamedTuple):
@@ -21,32 +21,32 @@ class Statement(NamedTuple):
 
 
 def make_statement(
-    history: History, rng: random.Random, event: str, families: tuple[str, ...], held_out: bool
+    history: History, rng: random.Random, event: str, families: tuple[str, ...], wordings: Wordings
 ) -> Statement | None:
     """What a turn says: `state` a rule of one of the families, `revise` or `withdraw` one in force, or nothing."""
     rules = history.rules
     if event == "state":
-        return _new_rule(history, rng, families, held_out)
+        return _new_rule(history, rng, families, wordings)
     revisable = [
         rule for rule in rules if FAMILIES[rule.family].attribute or rule.family in ("row", "coupled_material")
     ]
     if event == "revise" and revisable:
-        return _revision(history, rng, rng.choice(revisable), held_out)
+        return _revision(history, rng, rng.choice(revisable), wordings)
     if event in ("withdraw", "revise") and rules:
         rule = rng.choice(rules)
-        phrase = pick(RULES["withdraw"], rng, held_out)
+        phrase = pick(RULES["withdraw"], rng, wordings)
         words = phrase.text.format(topic=TOPICS[FAMILIES[rule.family].topic])
         left = tuple(other for other in rules if other is not rule)
         return Statement(words, left, ("phrase:withdraw",) * phrase.held_out)
     return Statement("", rules)
 
 
-def _new_rule(history: History, rng: random.Random, families: tuple[str, ...], held_out: bool) -> Statement | None:
+def _new_rule(history: History, rng: random.Random, families: tuple[str, ...], wordings: Wordings) -> Statement | None:
     possible = [family for family in families if may_state(family, history.rules)]
     if not possible:
         return Statement("", history.rules)
     family = rng.choice(possible)
-    phrase = pick(RULES[family], rng, held_out)
+    phrase = pick(RULES[family], rng, wordings)
     value, cell, it = _value(history, rng, family), -1, ""
     if family == "protect":
         cell, it = _protected(history, rng)
@@ -69,10 +69,10 @@ def _protected(history: History, rng: random.Random) -> tuple[int, str]:
     return cell, f"the {named[cell]}"
 
 
-def _revision(history: History, rng: random.Random, rule: Rule, held_out: bool) -> Statement:
+def _revision(history: History, rng: random.Random, rule: Rule, wordings: Wordings) -> Statement:
     while (value := _value(history, rng, rule.family, rule.value)) == rule.value:
         pass
-    phrase = pick(RULES["revise"], rng, held_out)
+    phrase = pick(RULES["revise"], rng, wordings)
     words = phrase.text.format(topic=TOPICS[FAMILIES[rule.family].topic], value=value.split()[-1])
     new = Rule(rule.family, value, history.turn)
     rules = tuple(new if other is rule else other for other in history.rules)

@@ -12,6 +12,7 @@ from data.constraints import FAMILIES, HELD_OUT, Rule
 from data.edits import noun
 from data.history import History
 from data.references import KINDS
+from data.rule_phrases import Wordings
 from data.sampling import random_scene
 from data.scenes import Scene, World
 from data.schema import EditType, Need, SceneBlock, Session, Track, Turn
@@ -28,6 +29,8 @@ _BUCKETS = {
 }
 """Of ten buckets of source scenes (by checksum), those that a split may start from: no source is in two splits.
 Single turns of pre-training may start where training and practice do."""
+
+_WORDINGS: dict[str, Wordings] = {"practice": "more", "validation": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class Recipe:
     def held_out(self) -> bool:
         """Whether held-out pairs, phrases and families may appear: in the test split only."""
         return self.split == "test"
+
+    @property
+    def wordings(self) -> Wordings:
+        """What may be said besides the known phrases."""
+        return _WORDINGS.get(self.split, "known")
 
     def stated(self) -> tuple[str, ...]:
         """Families of rules that may be stated."""
@@ -143,7 +151,7 @@ def _attempt(
     for turn in range(1, turns + 1):
         leading = turn == next((t for t, event in plan.items() if event in ("state", "reference")), 0)
         kinds = (lead,) if leading else all_kinds
-        line = write(history, rng, plan.get(turn, ""), kinds, banned, recipe.held_out)
+        line = write(history, rng, plan.get(turn, ""), kinds, banned, recipe.wordings)
         if line is None:
             return None
         lines.append(line)

@@ -15,7 +15,7 @@ from data.naming import View
 from data.phrases import EDITS, MAX_INSTRUCTION, MAX_INTENT, REFERENCES, fill, of_phrase, pick
 from data.proposals import Draft, propose
 from data.references import Pointer, pointers, previous_colour, twins, undo
-from data.rule_phrases import JOINT
+from data.rule_phrases import JOINT, Wordings
 from data.scenes import SIGN
 from data.schema import Check, EditType, Kept, Need
 from data.statements import Statement, make_statement, ruled_kind
@@ -53,14 +53,14 @@ class Written(NamedTuple):
 def write_plain_turn(history: History, rng: random.Random, edit_type: EditType, banned: Banned) -> Written | None:
     """A turn of one edit type without rules or references, in any words that the base model is to know."""
     draft = propose(edit_type, View(history.world, history.scene), rng)
-    return None if draft is None else _finish(history, rng, draft, Statement("", ()), banned, False, early=True)
+    return None if draft is None else _finish(history, rng, draft, Statement("", ()), banned, "more")
 
 
 def write_cm_turn(
-    history: History, rng: random.Random, event: str, families: tuple[str, ...], banned: Banned, held_out: bool
+    history: History, rng: random.Random, event: str, families: tuple[str, ...], banned: Banned, wordings: Wordings
 ) -> Written | None:
     """A turn under standing rules; `event` is `state` (one of the families), `revise`, `withdraw` or nothing."""
-    statement = make_statement(history, rng, event, families, held_out)
+    statement = make_statement(history, rng, event, families, wordings)
     if statement is None:
         return None
     fixed = frozenset(rule.cell for rule in statement.rules if rule.family == "protect")
@@ -68,14 +68,14 @@ def write_cm_turn(
     forbidden = blocked(statement.rules)
     for edit_type in _bound_first(_order(rng), statement.rules, rng, 0.4 if history.needed else 0.8):
         draft = None if edit_type in forbidden else propose(edit_type, view, rng)
-        written = draft and _finish(history, rng, draft, statement, banned, held_out)
+        written = draft and _finish(history, rng, draft, statement, banned, wordings)
         if written:
             return written
     return None
 
 
 def write_cu_turn(
-    history: History, rng: random.Random, event: str, kinds: tuple[str, ...], banned: Banned, held_out: bool
+    history: History, rng: random.Random, event: str, kinds: tuple[str, ...], banned: Banned, wordings: Wordings
 ) -> Written | None:
     """A turn that makes one of the kinds of reference where `event` is `reference` and the session allows it.
 
@@ -84,14 +84,14 @@ def write_cu_turn(
     nothing = Statement("", ())
     view = View(history.world, history.scene)
     if event == "reference":
-        written = _referring(history, rng, view, kinds, banned, held_out)
+        written = _referring(history, rng, view, kinds, banned, wordings)
         if written:
             return written
     prepared = [EditType(event)] if event in TYPES else []
     view = view._replace(only=twins(history)) if event == "twins" else view
     for edit_type in (*prepared, *_order(rng)):
         draft = propose(edit_type, view, rng)
-        written = draft and _finish(history, rng, draft, nothing, banned, held_out)
+        written = draft and _finish(history, rng, draft, nothing, banned, wordings)
         if written:
             return written
     return None
@@ -109,17 +109,17 @@ def _order(rng: random.Random) -> list[EditType]:
 
 
 def _referring(
-    history: History, rng: random.Random, view: View, kinds: tuple[str, ...], banned: Banned, held_out: bool
+    history: History, rng: random.Random, view: View, kinds: tuple[str, ...], banned: Banned, wordings: Wordings
 ) -> Written | None:
     """A turn with a reference of a random possible kind."""
-    options = [pointer for pointer in pointers(history, rng, held_out) if pointer.kind in kinds]
+    options = [pointer for pointer in pointers(history, rng, wordings) if pointer.kind in kinds]
     writers: list[Callable[[], Written | None]] = [
-        functools.partial(_pointing, history, rng, view, p, banned, held_out) for p in options
+        functools.partial(_pointing, history, rng, view, p, banned, wordings) for p in options
     ]
     if "before" in kinds:
-        writers.append(functools.partial(_before, history, rng, view, banned, held_out))
+        writers.append(functools.partial(_before, history, rng, view, banned, wordings))
     if "undo" in kinds:
-        writers.append(functools.partial(_undoing, history, rng, held_out))
+        writers.append(functools.partial(_undoing, history, rng, wordings))
     rng.shuffle(writers)
     for write in writers:
         written = write()
@@ -129,33 +129,33 @@ def _referring(
 
 
 def _pointing(
-    history: History, rng: random.Random, view: View, pointer: Pointer, banned: Banned, held_out: bool
+    history: History, rng: random.Random, view: View, pointer: Pointer, banned: Banned, wordings: Wordings
 ) -> Written | None:
     tags = (f"phrase:{pointer.kind}",) * pointer.held_out
     for edit_type in _order(rng):
         draft = propose(edit_type, view, rng, pointer.focus)
         need = _need("reference", pointer.kind, pointer.stated)
-        written = draft and _finish(history, rng, draft, Statement("", (), tags), banned, held_out, need)
+        written = draft and _finish(history, rng, draft, Statement("", (), tags), banned, wordings, need)
         if written:
             return written
     return None
 
 
-def _before(history: History, rng: random.Random, view: View, banned: Banned, held_out: bool) -> Written | None:
+def _before(history: History, rng: random.Random, view: View, banned: Banned, wordings: Wordings) -> Written | None:
     found = previous_colour(history, view, rng)
     if found is None:
         return None
     draft, turn = found
     need = _need("reference", "before", turn)
-    return _finish(history, rng, draft, Statement("", ()), banned, held_out, need)
+    return _finish(history, rng, draft, Statement("", ()), banned, wordings, need)
 
 
-def _undoing(history: History, rng: random.Random, held_out: bool) -> Written | None:
+def _undoing(history: History, rng: random.Random, wordings: Wordings) -> Written | None:
     found = undo(history)
     if found is None:
         return None
     request, effect, subject, old_text = found
-    phrase = pick(REFERENCES["undo"], rng, held_out)
+    phrase = pick(REFERENCES["undo"], rng, wordings)
     names = dict.fromkeys(request.cells[:1], subject)
     if request.anchor >= 0:
         anchor = history.scene.cells[request.anchor]
@@ -175,16 +175,15 @@ def _finish(
     draft: Draft,
     statement: Statement,
     banned: Banned,
-    held_out: bool,
+    wordings: Wordings,
     reference: Need | None = None,
-    early: bool = False,
 ) -> Written | None:
     """The draft as a recorded turn; None when a rule leaves no room, a banned pair appears or words get too many."""
     outcome = _outcome(history, draft.request, statement.rules, banned, _said(draft, reference))
     if outcome is None or len(intent(outcome, history.world).split()) > MAX_INTENT:
         return None
     phrasing = REFERENCES["before"] if draft.key == "before" else EDITS[draft.key]
-    phrase = pick(phrasing, rng, held_out, early)
+    phrase = pick(phrasing, rng, wordings)
     words = fill(phrase.text, **draft.fields, of=of_phrase(draft.attribute, draft.fields.get("it", "")))
     if len(words.split()) > MAX_INSTRUCTION:
         return None

@@ -1,18 +1,22 @@
+import dataclasses
 import random
 import re
 from collections import Counter
+from typing import get_args
 
 import pytest
 
+from data import phrases
 from data.annotate import Outcome
 from data.constraints import FAMILIES, HELD_OUT
 from data.edits import Request, apply
 from data.history import History
 from data.naming import View
-from data.phrases import EDITS, MAX_INTENT, pick, vocabulary
+from data.phrases import EDITS, MAX_INTENT, REFERENCES, pick, vocabulary
 from data.readback import read
 from data.references import KINDS, pointers, previous_colour, undo
 from data.render import render
+from data.rule_phrases import RULES, Wordings
 from data.scenes import RELATIONS, SMALL, TINY, Scene, SceneObject
 from data.schema import EditType, Session, Track
 from data.slots import SlotError, parse
@@ -37,28 +41,34 @@ def test_words_are_closed_and_short(built):
         assert len(turn.intent.split()) <= MAX_INTENT
 
 
-def test_the_base_hears_more_wordings_and_nothing_held_out():
-    words = set(vocabulary(TINY))
-    for phrasing in EDITS.values():
-        assert len(phrasing.early) >= 10
-        assert not {*phrasing.early} & {*phrasing.known, *phrasing.held_out}
-        assert set(re.sub(r"{\w+}", " ", " ".join(phrasing.early)).split()) <= words
-        rng = random.Random(0)
-        early, plain, test = (
-            {pick(phrasing, rng, held_out, early).text for _ in range(400)}
-            for held_out, early in ((False, True), (False, False), (True, False))
-        )
-        assert early == {*phrasing.known, *phrasing.early}
-        assert plain == {*phrasing.known} and test == {*phrasing.known, *phrasing.held_out}
+@pytest.mark.parametrize("phrasing", [*EDITS.values(), *RULES.values(), *REFERENCES.values()], ids=repr)
+def test_every_split_says_the_known_phrases_and_its_own_alone(phrasing):
+    rng = random.Random(0)
+    said = {split: {pick(phrasing, rng, split).text for _ in range(400)} for split in get_args(Wordings)}
+    known, more, validation, held_out = ({*said[split]} - {*said["known"]} for split in get_args(Wordings))
+    assert said["known"] == {*phrasing.known} and not known
+    assert (more, validation, held_out) == ({*phrasing.more}, {*phrasing.validation}, {*phrasing.held_out})
+    assert not more & held_out and not validation & (more | held_out)
+    assert len(phrasing.more) >= 3
 
 
-def test_only_single_turns_speak_early(built, monkeypatch):
+def test_phrases_that_few_hear_use_words_that_the_known_ones_teach():
+    everything = [*EDITS.values(), *RULES.values(), *REFERENCES.values()]
+    known = {word for one in everything for text in one.known for word in text.split()} | set(phrases._EXTRA.split())
+    told = {"describe", "image", "position", "before", "object"}  # what the base's lessons ask with
+    few = {word for one in everything for text in (*one.more, *one.validation) for word in text.split()}
+    assert {word for word in few if "{" not in word} <= known | told
+
+
+def test_practice_says_more_than_labelled_sessions_and_validation_its_own(built, monkeypatch):
     heard = []
-    monkeypatch.setattr("data.writer.pick", lambda *args: heard.append(args[3:]) or pick(*args))
+    monkeypatch.setattr("data.writer.pick", lambda *args: heard.append(args[2]) or pick(*args))
     next(plain_sessions(TINY, 0))
-    assert heard == [(True,)]
-    session(TRAIN, 0)
-    assert set(heard[1:]) == {(False,)}
+    assert set(heard) == {"more"}
+    for split, wordings in {"train": "known", "practice": "more", "validation": "validation", "test": "test"}.items():
+        heard.clear()
+        session(dataclasses.replace(TRAIN, split=split), 0)
+        assert set(heard) == {wordings}
 
 
 def test_intents_keep_the_names_that_the_turn_gives_and_say_where_they_are(built):
