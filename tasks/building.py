@@ -52,7 +52,7 @@ def build(parameters: Parameters, name: Name, parent_run: str | None = None) -> 
 
 
 def current(parameters: Parameters, name: Name) -> Dataset:
-    """The data set as it lies here; a worker that has none fetches or builds it first."""
+    """The data set that dvc.lock names; where it does not lie here, or another build does, it is built first."""
     try:
         return datasets.locked(parameters.profile, name)
     except UserError:

@@ -23,6 +23,7 @@ import yaml
 from data.errors import UserError
 from tasks.locks import file_lock
 from tasks.settings import Settings, settings
+from tasks.stores import folder_digest
 
 Name = Literal["sessions", "benchmark"]
 COMMITTED_REMOTE: Final = "folder"
@@ -76,7 +77,11 @@ def build(profile: str, name: Name, push: bool = True, chosen: Settings | None =
 
 
 def locked(profile: str, name: Name, chosen: Settings | None = None) -> Dataset:
-    """The data set that dvc.lock names and that lies in the checkout, without building or checking anything."""
+    """The data set that dvc.lock names and that lies in the checkout, its bytes compared with the lock.
+
+    Raises:
+        UserError: the lock or the checkout does not have it, or the checkout has another build, as after `git pull`.
+    """
     chosen = chosen or settings()
     owner = owner_of(profile, name, chosen.root)
     stage = f"{name}@{owner}"
@@ -87,6 +92,8 @@ def locked(profile: str, name: Name, chosen: Settings | None = None) -> Dataset:
     folder = chosen.root / out["path"]
     if not folder.is_dir():
         raise UserError(f"{out['path']} is not in this checkout", f"Run `dvc pull {stage}` or `dvc repro {stage}`")
+    if folder_digest(folder) != out["md5"]:
+        raise UserError(f"{out['path']} is not the build that dvc.lock names", f"Run `dvc repro {stage}`")
     splits = {path.stem: _lines(path) for path in sorted(folder.glob("*.jsonl"))}
     return Dataset(name, owner, folder, out["md5"], manifest_digest(folder), sum(splits.values()), splits)
 

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from data.errors import UserError
-from tasks import datasets
+from tasks import building, datasets
 from tasks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -136,6 +137,21 @@ def test_a_profile_without_its_own_section_shares_the_data_of_the_one_it_extends
     assert datasets.owner_of("large", "sessions", checkout.root) == "small"
     with pytest.raises(UserError, match="no profile 'huge'"):
         datasets.owner_of("huge", "sessions", checkout.root)
+
+
+def test_another_build_than_the_lock_names_is_refused_and_built_anew(checkout, monkeypatch):
+    """As after `git pull`: the lock has moved on, the ignored folder has not."""
+    old = datasets.build("tiny", "sessions", push=False, chosen=checkout)
+    stale = checkout.root / "stale"
+    shutil.copytree(old.folder, stale)
+    write_params(checkout.root, train=7)
+    new = datasets.build("tiny", "sessions", push=False, chosen=checkout)
+    shutil.rmtree(new.folder)
+    shutil.move(stale, new.folder)
+    with pytest.raises(UserError, match=r"is not the build that dvc\.lock names"):
+        datasets.locked("tiny", "sessions", checkout)
+    monkeypatch.setattr(datasets, "settings", lambda: checkout)
+    assert building.current(SimpleNamespace(profile="tiny"), "sessions") == new != old
 
 
 def test_nothing_built_is_said(checkout):
