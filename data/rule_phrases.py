@@ -286,7 +286,7 @@ RULES: dict[str, Phrasing] = {
             "keep every other object as it is from now on",
             "never edit another object too",
             "from now on leave every other object as it is",
-            "from now on edit only one object",
+            "when you edit an object every other should be as it is",
             "every other object should never change",
         ),
         validation=(
@@ -309,7 +309,7 @@ RULES: dict[str, Phrasing] = {
         ),
         validation=(
             "take away the {topic} rule",
-            "leave the {topic} rule",
+            "put the {topic} rule away",
         ),
     ),
     "revise": Phrasing(
