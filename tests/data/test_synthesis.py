@@ -49,7 +49,7 @@ def test_every_split_says_the_known_phrases_and_its_own_alone(phrasing):
     assert said["known"] == {*phrasing.known} and not known
     assert (more, validation, held_out) == ({*phrasing.more}, {*phrasing.validation}, {*phrasing.held_out})
     assert not more & held_out and not validation & (more | held_out)
-    assert len(phrasing.more) >= 3
+    assert len(phrasing.more) >= (10 if phrasing in EDITS.values() else 3)
 
 
 def test_phrases_that_few_hear_use_words_that_the_known_ones_teach():
@@ -64,7 +64,7 @@ def test_practice_says_more_than_labelled_sessions_and_validation_its_own(built,
     heard = []
     monkeypatch.setattr("data.writer.pick", lambda *args: heard.append(args[2]) or pick(*args))
     next(plain_sessions(TINY, 0))
-    assert set(heard) == {"more"}
+    assert heard == ["more"]
     for split, wordings in {"train": "known", "practice": "more", "validation": "validation", "test": "test"}.items():
         heard.clear()
         session(dataclasses.replace(TRAIN, split=split), 0)
