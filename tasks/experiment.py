@@ -35,6 +35,7 @@ class _Written(BaseModel):
     parent: str | None = None
     against: tuple[str, ...] = ()
     seeds: int | None = Field(default=None, ge=1)
+    only: tuple[str, ...] = ()
     sft: dict[str, Any] = {}
     rl: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
@@ -58,7 +59,7 @@ class Variant:
     about: str
     parent: str | None
     overrides: dict[str, Any] = field(hash=False)
-    profiles: tuple[str, ...] = ()  # the only ones it is written for; none named: all
+    only: tuple[str, ...] = ()  # the profiles it is written for; none named: all
     against: tuple[str, ...] = ()  # what it is compared with besides the headline and its parent
     seeds: int | None = None  # takes no more than so many of a table's seeds, the first; None: all
 
@@ -108,12 +109,12 @@ class Experiment:
         """The profile with what the variant overrides; the seed is that of its own training.
 
         Raises:
-            UserError: an override is no key of its section or has the wrong type, or the variant says nothing about
-                this profile.
+            UserError: an override is no key of its section or has the wrong type, or the variant is not written
+                for this profile.
         """
-        if variant.profiles and self.profile not in variant.profiles:
-            remedy = f"Add {self.profile} to its `profiles`, or leave it out with --variants"
-            raise UserError(f"{FILE}: {variant.name} says nothing about profile {self.profile}", remedy)
+        if variant.only and self.profile not in variant.only:
+            remedy = f"Write it for {self.profile} too and add that to its `only`, or leave it out with --variants"
+            raise UserError(f"{FILE}: {variant.name} is not written for profile {self.profile}", remedy)
         found = merge(read_profile(self.profile, settings().root / "params.yaml"), variant.overrides)
         if variant.seeded:
             found = merge(found, {variant.stage: {"optimisation": {"seed": seed}}})
@@ -156,8 +157,7 @@ def _variant(name: str, found: _Written, profile: str, written: _File) -> Varian
     overrides = merge(sections, {str(key): value for key, value in found.profiles.get(profile, {}).items()})
     foreign = [key for key in ("sft", "rl") if key != found.stage and overrides[key]]
     _require(not foreign, f"{name}: `{''.join(foreign)}` has no effect on a variant of stage {found.stage}")
-    named = tuple(found.profiles)
-    return Variant(name, found.stage, found.about, found.parent, overrides, named, found.against, found.seeds)
+    return Variant(name, found.stage, found.about, found.parent, overrides, found.only, found.against, found.seeds)
 
 
 def _require(holds: bool, problem: str) -> None:

@@ -20,7 +20,7 @@ figures: [base]
 variants:
   base: {stage: base, about: start}
   sft: {stage: sft, parent: base, about: all}
-  longer: {stage: sft, parent: base, about: more, profiles: {smoke: {sft: {optimisation: {steps: 77}}}}}
+  longer: {stage: sft, parent: base, about: more, only: [smoke], profiles: {smoke: {sft: {optimisation: {steps: 77}}}}}
   text: {stage: rl, parent: sft, about: text only, rl: {policies: [text]}, evaluation: {sampling: {points: 4}}}
   rl: {stage: rl, parent: sft, about: all}
 """
@@ -66,7 +66,7 @@ def test_a_number_of_one_profile_holds_for_that_profile_only(tmp_path):
     plan = load(tmp_path)
     assert plan.parameters(plan.variants["longer"], 0).sft.optimisation.steps == 77
     other = load(tmp_path, profile="tiny")
-    with pytest.raises(UserError, match="longer says nothing about profile tiny"):
+    with pytest.raises(UserError, match="longer is not written for profile tiny"):
         other.parameters(other.variants["longer"], 0)
 
 
