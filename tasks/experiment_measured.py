@@ -22,7 +22,8 @@ Estimates = Mapping[Slice, Estimate]
 
 @dataclass(frozen=True)
 class Training:
-    """One tracked training with the evaluation of its model. `rewards`: mean reward by iteration, of RL only."""
+    """One tracked training with the evaluation of its model. `rewards`: mean reward by iteration, of RL only.
+    `best`: the number of steps whose weights validation sessions chose; None where the last ones were kept."""
 
     seed: int
     run_id: str
@@ -30,6 +31,7 @@ class Training:
     commit: str
     seconds: float | None
     rewards: tuple[float, ...]
+    best: int | None
     scores: Scores
     strips: Path
 
@@ -65,10 +67,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Measured:
-    """A whole table. `commit` is where the code stands now; a training that was reused may name another one."""
+    """A table. `commit` is where the code stands now; a training that was reused may name another one."""
 
     commit: str
     profile: str
+    whole: bool  # has all variants of the file
     seeds: tuple[int, ...]
     headline: str
     figures: tuple[str, ...]
@@ -93,7 +96,9 @@ def measure(plan: Experiment, outcomes: Sequence[Outcome]) -> Measured:
     git = identity.git()
     commit = f"{git.commit or 'unknown'}{'-dirty' if git.dirty else ''}"
     figures = tuple(name for name in plan.figures if name in rows) or tuple(rows)
-    return Measured(commit, plan.profile, seeds, plan.headline, figures, rows, paired, parts if len(parts) > 1 else ())
+    parts = parts if len(parts) > 1 else ()
+    whole = len(names) == len(plan.variants)
+    return Measured(commit, plan.profile, whole, seeds, plan.headline, figures, rows, paired, parts)
 
 
 def _row(plan: Experiment, outcomes: Sequence[Outcome]) -> Row:
@@ -107,7 +112,7 @@ def _row(plan: Experiment, outcomes: Sequence[Outcome]) -> Row:
 
 def _training(outcome: Outcome) -> Training:
     run = tracking.client().get_run(outcome.model.run_id)
-    history = tracking.client().get_metric_history(outcome.model.run_id, "rl/reward")
+    looks = _history(outcome.model.run_id, "sft/validation_score")
     path = outcome.evaluation.path()
     return Training(
         seed=outcome.job.seed,
@@ -115,10 +120,16 @@ def _training(outcome: Outcome) -> Training:
         evaluation_run=outcome.evaluation.run_id,
         commit=run.data.tags.get(Tag.COMMIT, "unknown")[:10] + "-dirty" * (run.data.tags.get(Tag.DIRTY) == "true"),
         seconds=run.data.metrics.get("system/seconds"),
-        rewards=tuple(one.value for one in sorted(history, key=lambda metric: metric.step)),
+        rewards=tuple(value for _, value in _history(outcome.model.run_id, "rl/reward")),
+        best=max(looks, key=lambda look: look[1])[0] + 1 if looks else None,
         scores=read_scores(path),
         strips=path.parent / "strips",
     )
+
+
+def _history(run_id: str, metric: str) -> list[tuple[int, float]]:
+    """Steps, counted from 0, and values, in order."""
+    return sorted((one.step, one.value) for one in tracking.client().get_metric_history(run_id, metric))
 
 
 def _part(rows: Mapping[str, Row], pairs: Sequence[tuple[str, str]], held_out: bool) -> Part:

@@ -49,14 +49,15 @@ def page(found: Measured, pictures: Pictures) -> str:
         lines += [*_part(part), ""]
     lines += ["## What each variant saw", "", *_saw(found), ""]
     lines += ["## Figures", ""] + [line for one in pictures for line in _picture(*one)]
-    lines += ["## Runs", "", *_runs(found)]
+    lines += ["## Runs", "", "Best step: the one whose weights were kept.", "", *_runs(found)]
     return "\n".join(lines) + "\n"
 
 
 def _about(found: Measured) -> list[str]:
     scores, seeds = found.any_scores, ",".join(str(seed) for seed in found.seeds)
     benchmark, judge = scores.benchmark, scores.judge
-    command = f"edit-r2 experiment table --profile {found.profile} --seeds {seeds}"
+    some = "" if found.whole else f" --variants {','.join(found.rows)}"
+    command = f"edit-r2 experiment table --profile {found.profile} --seeds {seeds}{some}"
     return [
         f"{headline(found)}. Benchmark `{benchmark.name}` `{benchmark.digest}`, judge {judge.name} {judge.version}.",
         f"Written by `{command}` at commit `{found.commit}` from the tracked",
@@ -156,15 +157,18 @@ def _picture(title: str, note: str, path: str) -> list[str]:
 
 
 def _runs(found: Measured) -> list[str]:
-    head = ("variant", "seed", "training", "evaluation", "commit", "seconds", "IF", "CC", "GA", "session success")
+    about = ("variant", "seed", "training", "evaluation", "commit", "seconds", "best step")
+    head = (*about, "IF", "CC", "GA", "session success")
     lines = [_line(*head), _line(*["---"] * len(head))]
     for name, row in found.rows.items():
         for one in row.trainings:
             values = [one.scores.means()[metric]["mean"] for metric in ("IF", "CC", "GA", "session_success")]
             shown = ["–" if value is None else f"{value:.3f}" for value in values]
             seconds = "–" if one.seconds is None else f"{one.seconds:,.0f}"
+            best = "last" if one.best is None else f"{one.best:,}"
             seed = str(one.seed) if row.variant.seeded else "–"
-            lines.append(_line(name, seed, f"`{one.run_id}`", f"`{one.evaluation_run}`", one.commit, seconds, *shown))
+            runs = (f"`{one.run_id}`", f"`{one.evaluation_run}`")
+            lines.append(_line(name, seed, *runs, one.commit, seconds, best, *shown))
     return lines
 
 

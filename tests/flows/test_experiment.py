@@ -28,6 +28,8 @@ def trainers(home, prefect, tmp_path, monkeypatch):
     def tuned(name):
         def train(config, parent, _sessions, folder, report):
             print_ = f"{name} {config.optimisation.seed} {config.optimisation.steps} {getattr(config, 'policies', '')}"
+            for step, score in enumerate((0.3, 0.5, 0.5, 0.4) if name == "sft" else ()):
+                report(step, {"sft/validation_score": score})
             return made.train(name, folder, report, f"{print_} of {(parent / 'model.safetensors').read_text()}")
 
         return train
@@ -90,6 +92,9 @@ def test_the_page_names_its_pictures_its_denominators_and_no_more_than_its_numbe
     assert "rule family is held out. Sessions: 1." in page and "Nothing is held out. Sessions: 5." in page
     assert "| sft | 0.400 [0.400, 0.400] |" in page and "48 sessions of 2–3 turns with ground truth" in page
     assert "- edit-r2 against sft: higher in IF" in page and "improve" not in page
+    runs = [line.split(" | ") for line in page.partition("## Runs")[2].splitlines() if line.startswith("| ")]
+    assert [row[runs[0].index("best step")] for row in runs[2:]] == ["2", "last"]
+    assert "--seeds 0 --variants sft,edit-r2`" in page
     (said,) = made.reading
     assert said.startswith("edit-r2 against sft: higher in IF") and "lower" not in said
     pictures = {path.name for path in (tmp_path / "results").iterdir()}
