@@ -60,8 +60,11 @@ def _about(found: Measured) -> list[str]:
     command = f"edit-r2 experiment table --profile {found.profile} --seeds {seeds}{some}"
     return [
         f"{headline(found)}. Benchmark `{benchmark.name}` `{benchmark.digest}`, judge {judge.name} {judge.version}.",
-        f"Written by `{command}` at commit `{found.commit}` from the tracked",
-        "runs at the end. Every model edits freely: each turn sees its own earlier pictures.",
+        f"Written at commit `{found.commit}` from the tracked runs at the end, by",
+        "",
+        f"    {command}",
+        "",
+        "Every model edits freely: each turn sees its own earlier pictures.",
         "",
         f"Brackets are 95% bootstrap intervals ({RESAMPLES:,} resamples of whole sessions, seeds pooled in each): how",
         "far other sessions of the kind would move a value, given these seeds, not corrected for many comparisons.",

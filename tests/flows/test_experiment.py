@@ -94,7 +94,7 @@ def test_the_page_names_its_pictures_its_denominators_and_no_more_than_its_numbe
     assert "- edit-r2 against sft: higher in IF" in page and "improve" not in page
     runs = [line.split(" | ") for line in page.partition("## Runs")[2].splitlines() if line.startswith("| ")]
     assert [row[runs[0].index("best step")] for row in runs[2:]] == ["2", "last"]
-    assert "--seeds 0 --variants sft,edit-r2`" in page
+    assert "--seeds 0 --variants sft,edit-r2\n" in page
     (said,) = made.reading
     assert said.startswith("edit-r2 against sft: higher in IF") and "lower" not in said
     pictures = {path.name for path in (tmp_path / "results").iterdir()}
