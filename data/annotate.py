@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from data.constraints import Duty, Rule
 from data.edits import ALTERED, ATTRIBUTES, Effect, Request
-from data.phrases import spaced
 from data.scenes import SIGN, Scene, SceneObject, World, describe
 from data.schema import Check, EditType, Kept
+from data.wordings import spaced
 
 _SPOKEN = ("size", "material", "colour", "kind", "text")
 """Order of attributes in words."""

@@ -106,7 +106,8 @@ def _fill(config: SessionsConfig, folder: Path, name: str) -> None:
         if count:
             _write_split(recipe(config, split), count, folder, card)
     _write_json(folder / "vocabulary.json", vocabulary(world))
-    _write_json(folder / "world.json", {**dataclasses.asdict(world), "cell_size": world.cell_size})
+    shown = {key: value for key, value in dataclasses.asdict(world).items() if key != "widens"}
+    _write_json(folder / "world.json", {**shown, "cell_size": world.cell_size})
     card.write(folder)
 
 

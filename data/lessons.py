@@ -13,10 +13,11 @@ import random
 from collections.abc import Iterator, Sequence
 
 from data.naming import View, name
-from data.phrases import DESCRIBE, DRAW, LOCATE, POINT, RECALL, REPEAT, fill, pick
+from data.phrases import DESCRIBE, DRAW, LOCATE, POINT, RECALL, REPEAT
 from data.scenes import SIGN, Scene, World, describe
 from data.schema import Session
 from data.synthesis import Recipe, session, source_scene
+from data.wordings import fill, pick
 
 EMPTY = "nothing"
 POINTED = (1, 1, 1, 2, 4)

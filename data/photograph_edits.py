@@ -4,9 +4,10 @@ import random
 from dataclasses import dataclass, field
 from typing import Final
 
-from data.phrases import BESIDE, EDITS, NUMBERS, REFERENCES, fill, of_phrase, pick
+from data.phrases import BESIDE, EDITS, NUMBERS, REFERENCES
 from data.schema import EditType
 from data.slots import SIDES
+from data.wordings import fill, of_phrase, pick
 
 COLOURS: Final = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray")
 MATERIALS: Final = ("wood", "metal", "plastic", "glass", "stone", "leather", "paper", "wool", "ceramic", "silk")

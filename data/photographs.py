@@ -18,11 +18,11 @@ from typing import Any, Final
 from data.errors import UserError
 from data.mice import ImportResult, Reader
 from data.photograph_edits import COLOURS, MATERIALS, OF_ONE, Edit, State, apply, draw, reference, worded
-from data.phrases import fill, pick
 from data.rows import Refusal
 from data.rule_phrases import RULES
 from data.schema import EditType, Track
 from data.slots import MAX_WORDS, leaked_answer
+from data.wordings import fill, pick
 
 CM_RULES: Final = (
     ("edited_colour", COLOURS),

@@ -1,21 +1,16 @@
-"""How instructions, rules and references are worded, and the closed vocabulary that this makes.
+"""How edits, references and the base's lessons are worded, and the closed vocabulary that all wordings make.
 
-Phrases are lower-case words and `{fields}`. Phrases that are no known ones use only
-words that those teach. `more` of edits is also what the base hears: more than labelled sessions say, as a public
-checkpoint has. Fields: {it} an object (`the red ball`, `it`), {of} its attribute
-(`the color of the red ball`, `its color`), {a} `a` or `an`, {thing} a new object, {where} a place or nothing, {beside}
-`above the red ball`, {value}, {text} letters, {n} a number.
+`more` of edits is also what the base hears: more than labelled sessions say, as a public checkpoint has.
 """
 
 from __future__ import annotations
 
-import random
 import re
-from typing import NamedTuple
 
-from data.rule_phrases import JOINT, RULES, TOPICS, Phrasing, Wordings
+from data.rule_phrases import JOINT, RULES, TOPICS
 from data.scenes import SIGN, World
 from data.schema import EditType
+from data.wordings import Phrasing
 
 MAX_INSTRUCTION = 14
 """Most words of an instruction besides a stated rule."""
@@ -347,40 +342,6 @@ REFERENCES: dict[str, Phrasing] = {
         validation=("the one other {kind}",),
     ),
 }
-
-
-class Wording(NamedTuple):
-    """A phrase that was picked and whether it is held out of training."""
-
-    text: str
-    held_out: bool
-
-
-def pick(phrasing: Phrasing, rng: random.Random, wordings: Wordings) -> Wording:
-    """A uniform choice among the phrases that may be said."""
-    phrases = phrasing.sayable(wordings)
-    index = rng.randrange(len(phrases))
-    return Wording(phrases[index], wordings == "test" and index >= len(phrasing.known))
-
-
-def fill(phrase: str, **fields: str) -> str:
-    """The phrase with its fields, single-spaced; the article agrees with the word after it."""
-    given = {"where": "", **fields}
-    after = given.get("thing") or given.get("value", "")
-    words = phrase.format(**{"a": "an" if after[:1] in tuple("aeiou") else "a", **given})
-    words = " ".join(words.split())
-    return "they" + words[4:] if words.startswith("them ") else words
-
-
-def of_phrase(attribute: str, it: str) -> str:
-    """`its color`, `their color` or `the color of the red ball`."""
-    owner = {"it": "its", "them": "their"}.get(it)
-    return f"{owner} {attribute}" if owner else f"the {attribute} of {it}"
-
-
-def spaced(text: str) -> str:
-    """Letters as single words."""
-    return " ".join(text)
 
 
 _EXTRA = "nothing it its they them their the color material count position of every at is in from to and copy keep set"

@@ -11,10 +11,11 @@ from typing import NamedTuple
 from data.constraints import PLACING, governed
 from data.edits import Request
 from data.naming import Focus, View, beside, group, is_sign, name, single
-from data.phrases import NUMBERS, spaced
+from data.phrases import NUMBERS
 from data.sampling import random_text, random_thing
 from data.scenes import SceneObject
 from data.schema import EditType
+from data.wordings import spaced
 
 
 class Draft(NamedTuple):

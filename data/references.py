@@ -13,11 +13,11 @@ from typing import NamedTuple
 from data.edits import ALTERED, Effect, Request, noun
 from data.history import History
 from data.naming import Focus, View, single
-from data.phrases import REFERENCES, pick
+from data.phrases import REFERENCES
 from data.proposals import Draft
-from data.rule_phrases import Wordings
 from data.scenes import RELATIONS, SIGN, SceneObject
 from data.schema import EditType
+from data.wordings import Wordings, pick
 
 KINDS = ("it", "them", "first", "other", "before", "undo")
 REACH = 6

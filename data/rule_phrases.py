@@ -2,25 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
-
-Wordings = Literal["known", "more", "validation", "test"]
-"""What may be said besides the known phrases: nothing, or one of the other lists of `Phrasing`."""
-
-
-class Phrasing(NamedTuple):
-    """Phrases of one meaning: `known` ones stand in every split, each of the other lists in its own alone."""
-
-    known: tuple[str, ...]
-    held_out: tuple[str, ...]  # of the test split
-    more: tuple[str, ...] = ()  # of practice and of the base's lessons: words that no label explains
-    validation: tuple[str, ...] = ()  # of the validation split: it too asks for words never met
-
-    def sayable(self, wordings: Wordings) -> tuple[str, ...]:
-        """All phrases that a split may pick from."""
-        besides = {"known": (), "more": self.more, "validation": self.validation, "test": self.held_out}
-        return (*self.known, *besides[wordings])
-
+from data.wordings import Phrasing
 
 _EDITED = Phrasing(
     (

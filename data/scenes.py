@@ -7,6 +7,7 @@ suffices.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -52,7 +53,8 @@ class World:
     """Everything that can appear in a scene, and its geometry in pixels.
 
     The first material and the first size are the defaults of an object whose description does not name them; the
-    default colour is that of a new sign. `kinds` leaves out the sign, which every world has.
+    default colour is that of a new sign. `kinds` leaves out the sign, which every world has. A world that
+    widens another shows and says all that the other does, and more.
     """
 
     name: str
@@ -69,6 +71,7 @@ class World:
     background_texture: float = 0.0
     max_count: int = 3
     default_colour: str = "white"
+    widens: World | None = None
     places: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -157,6 +160,13 @@ TINY = World(
     letters="behkotxz",
     text_length=2,
 )
+TINY_WIDE = dataclasses.replace(
+    TINY,
+    name="tiny-wide",
+    kinds=(*TINY.kinds, "box", "ring", "star", "moon", "heart", "diamond"),
+    colours=_COLOURS,
+    widens=TINY,
+)
 SMALL = World(
     name="small",
     image_size=128,
@@ -175,7 +185,7 @@ SMALL = World(
     background_texture=0.08,
     max_count=4,
 )
-WORLDS = {"smoke": TINY, "tiny": TINY, "small": SMALL}
+WORLDS = {"smoke": TINY, "tiny": TINY, "tiny-wide": TINY_WIDE, "small": SMALL}
 
 
 def world_named(name: str) -> World:
@@ -183,6 +193,14 @@ def world_named(name: str) -> World:
     if name not in WORLDS:
         raise UserError(f"There is no world named {name!r}", f"Choose one of: {', '.join(WORLDS)}")
     return WORLDS[name]
+
+
+def wider_than(world: World) -> World:
+    """The world that widens this one."""
+    for other in WORLDS.values():
+        if other.widens == world:
+            return other
+    raise UserError(f"There is no world wider than {world.name}", "Set base.wide to 0")
 
 
 @functools.cache

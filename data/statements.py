@@ -8,8 +8,8 @@ from typing import NamedTuple
 from data.constraints import FAMILIES, Rule, may_state
 from data.history import History
 from data.naming import View, name
-from data.phrases import pick
-from data.rule_phrases import RULES, TOPICS, Wordings
+from data.rule_phrases import RULES, TOPICS
+from data.wordings import Wordings, pick
 
 
 class Statement(NamedTuple):

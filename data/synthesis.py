@@ -12,10 +12,10 @@ from data.constraints import FAMILIES, HELD_OUT, Rule
 from data.edits import noun
 from data.history import History
 from data.references import KINDS
-from data.rule_phrases import Wordings
 from data.sampling import random_scene
 from data.scenes import Scene, World
 from data.schema import EditType, Need, SceneBlock, Session, Track, Turn
+from data.wordings import Wordings
 from data.writer import Written, write_cm_turn, write_cu_turn, write_plain_turn
 
 SPLITS = ("train", "practice", "validation", "test")
@@ -67,11 +67,11 @@ class Recipe:
 
 
 def held_out_pairs(world: World) -> frozenset[tuple[str, str]]:
-    """(kind, colour) pairs that no training scene shows: one colour for every other kind."""
+    """(kind, colour) pairs that no training scene shows: one colour for every other kind, and what a world holds out
+    that this one widens."""
     colours = tuple(world.colours)
-    return frozenset(
-        (kind, colours[(2 * index + 4) % len(colours)]) for index, kind in enumerate(world.kinds) if index % 2 == 0
-    )
+    own = {(kind, colours[(2 * index + 4) % len(colours)]) for index, kind in enumerate(world.kinds) if index % 2 == 0}
+    return frozenset(own | held_out_pairs(world.widens) if world.widens else own)
 
 
 def sessions(recipe: Recipe, count: int, start: int = 0) -> Iterator[Session]:

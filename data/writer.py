@@ -12,13 +12,14 @@ from data.constraints import FAMILIES, Case, Rule, blocked, govern
 from data.edits import Request, apply, formatted
 from data.history import History
 from data.naming import View
-from data.phrases import EDITS, MAX_INSTRUCTION, MAX_INTENT, REFERENCES, fill, of_phrase, pick
+from data.phrases import EDITS, MAX_INSTRUCTION, MAX_INTENT, REFERENCES
 from data.proposals import Draft, propose
 from data.references import Pointer, pointers, previous_colour, twins, undo
-from data.rule_phrases import JOINT, Wordings
+from data.rule_phrases import JOINT
 from data.scenes import SIGN
 from data.schema import Check, EditType, Kept, Need
 from data.statements import Statement, make_statement, ruled_kind
+from data.wordings import Wordings, fill, of_phrase, pick
 
 Banned = frozenset[tuple[str, str]]
 TYPES = tuple(EditType)

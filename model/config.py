@@ -53,6 +53,7 @@ class VaeConfig:
     whiten_at: float = 0.7  # share of the steps after which the latents are whitened and the encoder is frozen
     decoder_noise: tuple[float, float] = (0.35, 0.05)  # most noise on its latents, first and last step
     scenes: int = 8192  # distinct scenes seen
+    wide: float = 0.0  # share of them that are of a wider world
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(learning_rate=2e-3, batch_size=32))
 
 
@@ -94,6 +95,9 @@ class SupervisedConfig:
     described: float = 0.0  # base only: share of lessons that describe, draw or locate a whole scene
     chained: float = 0.0  # base only: share of lessons of unrelated edits one after the other
     dictated: float = 0.0  # base only: share of lessons of several turns whose instructions are their intents
+    wide: float = (
+        0.0  # base only: share of lessons on scenes of a wider world, with kinds and colours that are never met
+    )
     labelled: PositiveInt | None = None  # SFT only: learn from the first so many ground-truth sessions; None: from all
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)  # SFT only
     validation: ValidationConfig = field(default_factory=ValidationConfig)  # SFT only

@@ -16,7 +16,7 @@ from torch import nn
 from data.loader import render_lessons
 from data.phrases import vocabulary
 from data.render import Pixels
-from data.scenes import World
+from data.scenes import World, wider_than
 from model import distributed
 from model.ahead import ahead, workers
 from model.bundle import Bundle, load
@@ -52,6 +52,26 @@ def new_bundle(config: ModelConfig, vae: AutoencoderKL, world: World, words: Seq
     return Bundle(model, vae, tokenizer, special_ids(tokenizer))
 
 
+def knowing(bundle: Bundle, words: Sequence[str]) -> Bundle:
+    """The bundle itself when it knows all words; else one that knows these, by random vectors where they are new.
+
+    Its model grows in place; what it knew of a word it knows still.
+    """
+    known, model = bundle.tokenizer.get_vocab(), bundle.model
+    if known.keys() >= set(words):
+        return bundle
+    tokenizer = word_tokenizer(words)
+    pairs = [(row, known[word]) for word, row in tokenizer.get_vocab().items() if word in known]
+    rows, old = (list(side) for side in zip(*pairs, strict=True))
+    for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+        grown = torch.randn(len(tokenizer), table.weight.shape[1]).to(table.weight) * table.weight.std()
+        grown[rows] = table.weight.data[old]
+        table.weight = nn.Parameter(grown)
+    model.get_input_embeddings().num_embeddings = model.get_output_embeddings().out_features = len(tokenizer)
+    model.config.llm["vocab_size"] = len(tokenizer)
+    return dataclasses.replace(bundle, tokenizer=tokenizer, special=special_ids(tokenizer))
+
+
 def train_base(
     config: SupervisedConfig, model: ModelConfig, vae_folder: Path, world: World, folder: Path, report: Report
 ) -> Path:
@@ -67,11 +87,12 @@ def train_base(
     if folder.exists():
         return folder
     device = distributed.device()
+    words = vocabulary(wider_than(world) if config.wide else world)
     if model.start:
-        bundle = load(Path(model.start), device=device)
+        bundle = knowing(load(Path(model.start), device=device), words)
     else:
         vae = AutoencoderKL.from_pretrained(vae_folder).requires_grad_(False)
-        bundle = new_bundle(model, vae, world, vocabulary(world), config.optimisation.seed)
+        bundle = new_bundle(model, vae, world, words, config.optimisation.seed)
         for module in (bundle.model, bundle.vae):
             cast(nn.Module, module).to(device)
     trainer = Trainer(bundle.model, config.optimisation, folder.with_name(f"{folder.name}.work"))
@@ -91,7 +112,11 @@ def lessons_of(world: World, form: Format, config: SupervisedConfig, step: int) 
     """The lessons of a step, laid out, and all their pictures (P, H, W, 3)."""
     seed, count = config.optimisation.seed, config.optimisation.batch_size
     drawn = int(numpy_generator(seed, step, "base lessons").integers(2**31))
-    lessons = render_lessons(world, count, drawn, config.described, config.chained, config.dictated)
+    shares = config.described, config.chained, config.dictated
+    wide = round(config.wide * count)
+    lessons = render_lessons(world, count - wide, drawn, *shares)
+    if wide:
+        lessons += render_lessons(wider_than(world), wide, drawn, *shares)
     if step < config.reading * config.optimisation.steps:
         lessons = [dataclasses.replace(lesson, asks=len(lesson.instructions)) for lesson in lessons]
     layout = lay_out(form, lessons, config, noise_of(config, step, count))

@@ -20,7 +20,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
 from data.loader import render_scenes
-from data.scenes import World
+from data.scenes import World, wider_than
 from model import distributed
 from model.atomic import replace_folder
 from model.config import VaeConfig
@@ -39,14 +39,17 @@ def train_vae(config: VaeConfig, world: World, folder: Path, report: Report) -> 
     """
     if folder.exists():
         return folder
-    scenes = render_scenes(world, config.scenes, config.optimisation.seed)
+    wide, seed = round(config.wide * config.scenes), config.optimisation.seed
+    scenes = render_scenes(world, config.scenes - wide, seed)
+    if wide:
+        scenes = np.concatenate((scenes, render_scenes(wider_than(world), wide, seed)))
     work = folder.with_name(f"{folder.name}.work")
     torch.manual_seed(config.optimisation.seed)
     vae: Any = new_vae(config.channels, config.latent_channels, config.layers_per_block)
     vae.to(distributed.device())
     first = round(config.optimisation.steps * config.whiten_at)
     _train_both(vae, config, first, scenes, work / "both", report)
-    whiten(vae, _to_tensor(scenes[:1024]).to(vae.device))
+    whiten(vae, _to_tensor(scenes[: min(1024, config.scenes - wide)]).to(vae.device))
     _train_decoder(vae, config, first, scenes, work / "decoder", report)
     temporary = work / "finished"
     vae.save_pretrained(temporary)

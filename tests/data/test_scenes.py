@@ -4,10 +4,20 @@ import pytest
 
 from data.errors import UserError
 from data.sampling import random_scene
-from data.scenes import SMALL, TINY, describe, parse_object, scene_from_dict, scene_to_dict, world_named
+from data.scenes import (
+    SMALL,
+    TINY,
+    TINY_WIDE,
+    describe,
+    parse_object,
+    scene_from_dict,
+    scene_to_dict,
+    wider_than,
+    world_named,
+)
 
 
-@pytest.mark.parametrize("world", [TINY, SMALL], ids=lambda world: world.name)
+@pytest.mark.parametrize("world", [TINY, TINY_WIDE, SMALL], ids=lambda world: world.name)
 def test_words_round_trip(world):
     rng = random.Random(1)
     for _ in range(200):
@@ -33,3 +43,10 @@ def test_geometry():
 def test_unknown_world_names_the_choices():
     with pytest.raises(UserError, match="tiny"):
         world_named("huge")
+
+
+def test_a_wider_world_holds_the_other():
+    assert wider_than(TINY) is TINY_WIDE
+    assert {*TINY.kinds} < {*TINY_WIDE.kinds} and TINY.colours.items() < TINY_WIDE.colours.items()
+    with pytest.raises(UserError, match="wider than small"):
+        wider_than(SMALL)

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import random
 import re
 from collections import Counter
@@ -12,15 +13,16 @@ from data.constraints import FAMILIES, HELD_OUT
 from data.edits import Request, apply
 from data.history import History
 from data.naming import View
-from data.phrases import EDITS, MAX_INTENT, REFERENCES, pick, vocabulary
+from data.phrases import EDITS, MAX_INTENT, REFERENCES, vocabulary
 from data.readback import read
 from data.references import KINDS, pointers, previous_colour, undo
 from data.render import render
-from data.rule_phrases import RULES, Wordings
-from data.scenes import RELATIONS, SMALL, TINY, Scene, SceneObject
+from data.rule_phrases import RULES
+from data.scenes import RELATIONS, SMALL, TINY, TINY_WIDE, Scene, SceneObject
 from data.schema import EditType, Session, Track
 from data.slots import SlotError, parse
 from data.synthesis import Recipe, bucket, held_out_pairs, plain_sessions, session, sessions
+from data.wordings import Wordings, pick
 
 BALL = SceneObject("ball", "red", "plain", "large")
 CONE = SceneObject("cone", "blue", "striped", "small")
@@ -119,6 +121,14 @@ def test_training_shows_nothing_held_out(built):
         assert not one.scene.held_out and bucket(one.scene.source) < 5
     tags = Counter(tag.split(":")[0] for one in built["test"] for tag in one.scene.held_out)
     assert set(tags) == {"phrase", "pair", "family"}
+
+
+def test_a_wider_world_holds_out_what_the_other_does():
+    banned = held_out_pairs(TINY_WIDE)
+    assert held_out_pairs(TINY) < banned
+    for one in itertools.islice(plain_sessions(TINY_WIDE, 3, (1, 3)), 300):
+        scenes = (one.scene.source, *one.scene.targets)
+        assert not {(thing.kind, thing.colour) for scene in scenes for thing in scene.cells if thing} & banned
 
 
 def test_rows_round_trip(built):

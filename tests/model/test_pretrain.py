@@ -5,15 +5,18 @@ import pytest
 import torch
 
 from data.phrases import vocabulary
-from data.scenes import TINY
+from data.scenes import TINY, TINY_WIDE
+from model.bundle import load
 from model.config import ModelConfig, Optimisation, SupervisedConfig, VaeConfig
-from model.pretrain import train_base
+from model.pretrain import knowing, train_base
 from model.pretrain_vae import train_vae, whiten
 from model.vae import new_vae
+from tests.model.toys import WORDS, toy_bundle
 
 VAE = VaeConfig(
     channels=(8, 8, 8, 8),
     scenes=64,
+    wide=0.25,
     optimisation=Optimisation(steps=6, batch_size=4, learning_rate=2e-3, warmup=1, checkpoint_every=2),
 )
 
@@ -42,7 +45,7 @@ def test_latent_space_and_base_are_made_once_and_resume(tmp_path):
     train_vae(VAE, TINY, latents, lambda step, metrics: seen.append(metrics))
     assert len(seen) == count, "a finished one is not made again"
     optimisation = Optimisation(steps=2, batch_size=3, warmup=1, checkpoint_every=1)
-    config = SupervisedConfig(noise_draws=1, reading=0.5, optimisation=optimisation)
+    config = SupervisedConfig(noise_draws=1, reading=0.5, wide=0.5, optimisation=optimisation)
     small = ModelConfig(width=32, layers=1, heads=2, kv_heads=1, mlp=32, vit_width=16, vit_layers=1, vit_heads=2)
     folder = train_base(config, small, latents, TINY, tmp_path / "base", lambda step, metrics: seen.append(metrics))
     assert (folder / "model.safetensors").is_file()
@@ -51,13 +54,31 @@ def test_latent_space_and_base_are_made_once_and_resume(tmp_path):
     assert not any(str(tmp_path) in path.read_text() for path in folder.rglob("*.json")), "no path leaves the machine"
 
 
+def test_a_model_learns_new_words_and_keeps_those_it_has(tmp_path):
+    toy = toy_bundle()
+    assert knowing(toy, WORDS[:4]) is toy, "it knows them all"
+    before = {word: _rows(toy, word) for word in WORDS}
+    knowing(toy, ["heart", *reversed(WORDS)]).save(tmp_path / "grown")
+    grown = load(tmp_path / "grown")
+    assert len(grown.allowed) == len(toy.tokenizer) + 1
+    assert all(torch.equal(before[word], _rows(grown, word)) for word in WORDS)
+    assert _rows(grown, "heart").std() > 0
+
+
+def _rows(bundle, word):
+    """What a model knows of a word: its row of both tables."""
+    row = bundle.tokenizer.get_vocab()[word]
+    tables = bundle.model.get_input_embeddings().weight, bundle.model.get_output_embeddings().weight
+    return torch.cat([table[row].detach().clone() for table in tables])
+
+
 COMMITTED = Path(__file__).resolve().parents[2] / "model/checkpoints/tiny"
 
 
 @pytest.mark.skipif(not COMMITTED.exists(), reason="no committed base")
 def test_the_committed_base_speaks_the_language_of_its_world():
     known = json.loads((COMMITTED / "tokenizer/tokenizer.json").read_text())["model"]["vocab"]
-    assert set(vocabulary(TINY)) <= set(known)
+    assert set(vocabulary(TINY_WIDE)) <= set(known)
     assert json.loads((COMMITTED / "vae/config.json").read_text())["_name_or_path"] == ""
     size = sum(path.stat().st_size for path in COMMITTED.rglob("*") if path.is_file())
     assert size <= 15 * 2**20
