@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.errors import UserError
-from data.parameters import merge, read_profile
+from data.parameters import merge, profile_names, read_profile
 from tasks import parameters
 from tasks.parameters import Parameters
 from tasks.settings import settings
@@ -141,6 +141,11 @@ def load(profile: str, path: Path | None = None) -> Experiment:
     against = [other for found in written.variants.values() for other in found.against]
     for name in (written.headline, *written.figures, *against):
         _require(name in written.variants, f"{name!r} is no variant")
+    known = profile_names(settings().root / "params.yaml")
+    for name, found in written.variants.items():
+        for named in (*found.only, *found.profiles):
+            _require(named in known, f"{name}: {named!r} is no profile")
+            _require(named in (found.only or known), f"{name}: numbers for {named}, which `only` leaves out")
     variants = {name: _variant(name, found, profile, written) for name, found in written.variants.items()}
     return Experiment(profile, written.headline, written.figures, variants)
 

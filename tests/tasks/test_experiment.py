@@ -79,6 +79,8 @@ def test_a_number_of_one_profile_holds_for_that_profile_only(tmp_path):
         ("sft: {stage: sft, parent: base", "sft: {stage: sft, parent: longer", "its parent is no earlier stage"),
         ("base: {stage: base", "base: {stage: base, parent: sft", "a base has no parent"),
         ("rl: {policies: [text]}", "sft: {noise_draws: 2}", "`sft` has no effect on a variant of stage rl"),
+        ("only: [smoke]", "only: [tiny]", "longer: numbers for smoke, which `only` leaves out"),
+        ("only: [smoke]", "only: [smok]", "longer: 'smok' is no profile"),
         ("about: start", "about: start, speed: 3", "speed"),
         ("stage: base", "stage: play", "stage"),
         ("headline: rl", "headline: [", "not readable YAML"),
