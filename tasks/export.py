@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from io import UnsupportedOperation
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,10 @@ class _Noting:
         return self.shelf.lines()
 
     def append(self, index: int, line: bytes) -> bool:
-        raise NotImplementedError("an export only reads")
+        raise UnsupportedOperation("an export only reads")
 
     def put(self, document: bytes) -> str:
-        raise NotImplementedError("an export only reads")
+        raise UnsupportedOperation("an export only reads")
 
     def get(self, digest: str) -> bytes:
         self.documents.add(digest)
