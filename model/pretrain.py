@@ -89,6 +89,7 @@ def train_base(
     device = distributed.device()
     words = vocabulary(wider_than(world) if config.wide else world)
     if model.start:
+        torch.manual_seed(config.optimisation.seed)
         bundle = knowing(load(Path(model.start), device=device), words)
     else:
         vae = AutoencoderKL.from_pretrained(vae_folder).requires_grad_(False)

@@ -49,7 +49,7 @@ def train_vae(config: VaeConfig, world: World, folder: Path, report: Report) -> 
     vae.to(distributed.device())
     first = round(config.optimisation.steps * config.whiten_at)
     _train_both(vae, config, first, scenes, work / "both", report)
-    whiten(vae, _to_tensor(scenes[: min(1024, config.scenes - wide)]).to(vae.device))
+    whiten(vae, _to_tensor(scenes[: config.scenes - wide][:1024]).to(vae.device))
     _train_decoder(vae, config, first, scenes, work / "decoder", report)
     temporary = work / "finished"
     vae.save_pretrained(temporary)
