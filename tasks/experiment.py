@@ -88,14 +88,18 @@ class Experiment:
         return [*(self.lineage(found.parent) if found.parent else []), found]
 
     def chosen(self, names: Sequence[str]) -> list[Variant]:
-        """The named variants in the order of the file; all of them when none is named.
+        """The named variants in the order of the file; all that are written for the profile when none is named.
 
         Raises:
             UserError: a name is unknown.
         """
         if unknown := [name for name in names if name not in self.variants]:
             raise UserError(f"{FILE} has no variant {unknown[0]!r}", f"Choose among: {', '.join(self.variants)}")
-        return [variant for name, variant in self.variants.items() if name in names or not names]
+        return [each for each in self.variants.values() if (each.name in names if names else self.written_for(each))]
+
+    def written_for(self, variant: Variant) -> bool:
+        """Whether a variant has numbers for this profile."""
+        return not variant.only or self.profile in variant.only
 
     def pairs(self, names: Sequence[str]) -> list[tuple[str, str]]:
         """What is compared with what: the headline with every other variant, then each other one with its parent
@@ -112,7 +116,7 @@ class Experiment:
             UserError: an override is no key of its section or has the wrong type, or the variant is not written
                 for this profile.
         """
-        if variant.only and self.profile not in variant.only:
+        if not self.written_for(variant):
             remedy = f"Write it for {self.profile} too and add that to its `only`, or leave it out with --variants"
             raise UserError(f"{FILE}: {variant.name} is not written for profile {self.profile}", remedy)
         found = merge(read_profile(self.profile, settings().root / "params.yaml"), variant.overrides)

@@ -32,11 +32,20 @@ def load(tmp_path, text=WRITTEN, profile="smoke"):
     return experiment.load(profile, file)
 
 
-@pytest.mark.parametrize("profile", ["smoke", "tiny"])
-def test_every_variant_of_the_repository_is_a_set_of_parameters(profile):
+@pytest.mark.parametrize(
+    ("profile", "left_out"),
+    [
+        ("tiny", set()),
+        ("smoke", {"sft-many", "sft-many-longer", "edit-r2-many"}),
+        ("small", {"sft-longer", "sft-few-longer", "sft-many", "sft-many-longer", "edit-r2-many"}),
+    ],
+)
+def test_every_variant_of_the_repository_is_a_set_of_parameters_where_it_is_written_for_the_profile(profile, left_out):
     plan = experiment.load(profile)
-    for variant in plan.chosen(()):
+    chosen = plan.chosen(())
+    for variant in chosen:
         assert plan.parameters(variant, 3).profile == profile
+    assert set(plan.variants) - {variant.name for variant in chosen} == left_out
     assert plan.headline == "edit-r2" and plan.lineage("rl-without-trace")[1].name == "sft-without-trace"
 
 
