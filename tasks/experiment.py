@@ -47,6 +47,7 @@ class _File(BaseModel):
 
     headline: str
     figures: tuple[str, ...] = ()
+    labels: dict[str, tuple[str, ...]] = {}
     variants: dict[str, _Written]
 
 
@@ -80,6 +81,7 @@ class Experiment:
     profile: str
     headline: str
     figures: tuple[str, ...]
+    labels: dict[str, tuple[str, ...]]  # which variants differ in labelled sessions, under the name of one of them
     variants: dict[str, Variant]
 
     def lineage(self, name: str) -> list[Variant]:
@@ -143,7 +145,8 @@ def load(profile: str, path: Path | None = None) -> Experiment:
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{FILE}: {where}: {first['msg']}", f"Correct {FILE}") from error
     against = [other for found in written.variants.values() for other in found.against]
-    for name in (written.headline, *written.figures, *against):
+    by_labels = [name for key, names in written.labels.items() for name in (key, *names)]
+    for name in (written.headline, *written.figures, *by_labels, *against):
         _require(name in written.variants, f"{name!r} is no variant")
     known = profile_names(settings().root / "params.yaml")
     for name, found in written.variants.items():
@@ -151,7 +154,7 @@ def load(profile: str, path: Path | None = None) -> Experiment:
             _require(named in known, f"{name}: {named!r} is no profile")
             _require(named in (found.only or known), f"{name}: numbers for {named}, which `only` leaves out")
     variants = {name: _variant(name, found, profile, written) for name, found in written.variants.items()}
-    return Experiment(profile, written.headline, written.figures, variants)
+    return Experiment(profile, written.headline, written.figures, written.labels, variants)
 
 
 def _variant(name: str, found: _Written, profile: str, written: _File) -> Variant:

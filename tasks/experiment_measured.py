@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.parameters import section
 from mlflow_config.settings import Tag
@@ -16,6 +17,9 @@ from tasks.experiment_runs import Outcome
 from tasks.experiment_statistics import Estimate
 from tasks.parameters import Parameters
 from tasks.scores import Scores, read_scores
+
+if TYPE_CHECKING:
+    from data.build import SessionsConfig
 
 Estimates = Mapping[Slice, Estimate]
 
@@ -38,10 +42,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant, measured. `data` and `steps` say what its own training saw, not what its parent's did."""
+    """One variant, measured. `data`, `labelled`, `steps`: of its own training, not of its parent's."""
 
     variant: Variant
     data: str
+    labelled: int | None
     steps: str
     trainings: tuple[Training, ...]
     means: Estimates
@@ -75,6 +80,7 @@ class Measured:
     seeds: tuple[int, ...]
     headline: str
     figures: tuple[str, ...]
+    labels: Mapping[str, tuple[str, ...]]
     rows: Mapping[str, Row]
     paired: Mapping[tuple[str, str], Estimates]
     parts: tuple[Part, ...]
@@ -98,16 +104,18 @@ def measure(plan: Experiment, outcomes: Sequence[Outcome]) -> Measured:
     figures = tuple(name for name in plan.figures if name in rows) or tuple(rows)
     parts = parts if len(parts) > 1 else ()
     whole = len(names) == len(plan.variants)
-    return Measured(commit, plan.profile, whole, seeds, plan.headline, figures, rows, paired, parts)
+    labels = {key: shown for key, of in plan.labels.items() if (shown := tuple(name for name in of if name in rows))}
+    return Measured(commit, plan.profile, whole, seeds, plan.headline, figures, labels, rows, paired, parts)
 
 
 def _row(plan: Experiment, outcomes: Sequence[Outcome]) -> Row:
     variant = outcomes[0].job.variant
     trainings = tuple(_training(one) for one in outcomes)
     runs = [one.scores for one in trainings]
-    data, steps = saw(variant, plan.parameters(variant, outcomes[0].job.seed))
+    chosen = plan.parameters(variant, outcomes[0].job.seed)
+    (data, steps), known = saw(variant, chosen), labelled(variant, chosen)
     means, gap = statistics.means(runs), statistics.contamination(runs)
-    return Row(variant, data, steps, trainings, means, statistics.by_distance(runs), gap)
+    return Row(variant, data, known, steps, trainings, means, statistics.by_distance(runs), gap)
 
 
 def _training(outcome: Outcome) -> Training:
@@ -155,9 +163,7 @@ def _differences(rows: Mapping[str, Row], ours: str, theirs: str) -> Estimates:
 
 def saw(variant: Variant, chosen: Parameters) -> tuple[str, str]:
     """What the training of a variant is shown, and how often, in words."""
-    from data.build import SessionsConfig
-
-    sessions = section({"sessions": chosen.sessions}, "sessions", SessionsConfig)
+    sessions = _sessions(chosen)
     if variant.stage == "base":
         ready, steps = chosen.model.checkpoint, chosen.base.optimisation
         return (
@@ -166,23 +172,32 @@ def saw(variant: Variant, chosen: Parameters) -> tuple[str, str]:
         )
     if variant.stage == "sft":
         steps = chosen.sft.optimisation
-        data = f"{_labelled(chosen.sft.labelled, sessions.train)} of {_span(sessions.turns)} turns with ground truth"
+        data = f"{labelled(variant, chosen):,} sessions of {_span(sessions.turns)} turns with ground truth"
         most = "at most " if chosen.sft.validation.patience else ""  # it stops when it gets no better
         return data, f"{most}{steps.steps:,} × {steps.batch_size} sessions"
-    anchor = chosen.rl.anchor
     if sessions.practice:
         data = f"{sessions.practice:,} other sessions of {_span(sessions.practice_turns)} turns"
     else:
         data = f"the same {sessions.train:,} sessions of {_span(sessions.turns)} turns"
     data += f", cut after turn {chosen.rl.max_turns}" if chosen.rl.max_turns else ""
     data += ": source picture and instructions only"
-    if anchor.sessions:
-        data += f"; beside them SFT's {_labelled(anchor.labelled, sessions.train)}"
+    if known := labelled(variant, chosen):
+        data += f"; beside them SFT's {known:,} sessions"
     return data, f"{chosen.rl.optimisation.steps:,} × {chosen.rl.sessions * chosen.rl.group_size} judged trajectories"
 
 
-def _labelled(first: int | None, built: int) -> str:
-    return f"{min(first or built, built):,} sessions"
+def labelled(variant: Variant, chosen: Parameters) -> int | None:
+    """Ground-truth sessions that a variant's own training sees; None where it sees none."""
+    built, anchor = _sessions(chosen).train, chosen.rl.anchor
+    if variant.stage == "sft":
+        return min(chosen.sft.labelled or built, built)
+    return min(anchor.labelled or built, built) if variant.stage == "rl" and anchor.sessions else None
+
+
+def _sessions(chosen: Parameters) -> SessionsConfig:
+    from data.build import SessionsConfig
+
+    return section({"sessions": chosen.sessions}, "sessions", SessionsConfig)
 
 
 def _span(turns: tuple[int, int]) -> str:

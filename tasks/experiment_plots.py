@@ -49,6 +49,7 @@ def draw(found: Measured, folder: Path) -> list[Drawn]:
 def _figures(found: Measured) -> list[tuple[str, str, str, Figure | None]]:
     band = "Bars are the 95% intervals."
     counted = f"{band} Below each turn or distance stands the number of scores of a variant, over all seeds."
+    labels = "Session success by the ground-truth sessions that SFT, and RL beside its reward, learn from."
     gap = "What earlier mistakes cost: the score of each turn minus the score of the same turn on the true history."
     rewards = (
         "Mean over the seeds of each iteration's mean reward, as a moving mean of "
@@ -57,6 +58,7 @@ def _figures(found: Measured) -> list[tuple[str, str, str, Figure | None]]:
     return [
         ("Scores by turn", counted, "by-turn", _by_turn(found, lambda row: row.means, TURN_PANELS)),
         ("GA by distance to the constraint", counted, "ga-by-distance", _by_distance(found)),
+        ("What labels are worth", f"{labels} {band}", "by-labels", _by_labels(found)),
         ("Contamination gap", f"{gap} {counted}", "contamination-gap", _by_turn(found, lambda row: row.gap, GAPS)),
         ("Learning curves", rewards, "learning-curves", _learning(found)),
         (f"{found.headline} minus the others", band, "differences", _forest(found)),
@@ -99,23 +101,46 @@ def _curves(axes: Axes, found: Measured, curves: Curves) -> None:
     """One line per variant with its intervals, a little apart so that none hides another."""
     for index, (name, points) in enumerate(curves.items()):
         places = [x + 0.06 * (index - (len(curves) - 1) / 2) for x in points]
-        values = list(points.values())
-        spread = [[one.mean - one.low for one in values], [one.high - one.mean for one in values]]
-        axes.errorbar(
-            places,
-            [one.mean for one in values],
-            np.maximum(spread, 0.0),
-            label=name,
-            color=colour(found, name),
-            marker="o",
-            markersize=3.5,
-            linewidth=1.5,
-            elinewidth=1,
-        )
+        _curve(axes, places, list(points.values()), name, colour(found, name))
     counts = {x: max(of.n for of in (points.get(x) for points in curves.values()) if of) for x in _places(curves)}
     axes.set_xticks(list(counts), [f"{x}\n{n}" for x, n in counts.items()])
     if any(one.mean < 0 for points in curves.values() for one in points.values()):
         axes.axhline(0, color="#808080", linewidth=0.8, zorder=0)
+
+
+def _by_labels(found: Measured) -> Figure | None:
+    figure = _figure(5.5, 3.4)
+    axes = figure.add_subplot()
+    counts: set[int] = set()
+    for index, (name, variants) in enumerate(found.labels.items()):
+        rows = [(row.labelled, row) for row in (found.rows[one] for one in variants) if row.labelled]
+        points = {count: statistics.by_key(row.means)["session_success"] for count, row in rows}
+        places = [count * 1.03 ** (index - (len(found.labels) - 1) / 2) for count in points]  # none hides another
+        _curve(axes, places, list(points.values()), name, colour(found, name))
+        counts |= set(points)
+    if len(counts) < 2:
+        return None
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(counts), [f"{count:,}" for count in sorted(counts)])
+    axes.minorticks_off()
+    axes.set(xlabel="labelled sessions", ylabel="session success")
+    _legend(figure, axes)
+    return figure
+
+
+def _curve(axes: Axes, places: Sequence[float], values: Sequence[Estimate], name: str, its_colour: str) -> None:
+    spread = [[one.mean - one.low for one in values], [one.high - one.mean for one in values]]
+    axes.errorbar(
+        places,
+        [one.mean for one in values],
+        np.maximum(spread, 0.0),
+        label=name,
+        color=its_colour,
+        marker="o",
+        markersize=3.5,
+        linewidth=1.5,
+        elinewidth=1,
+    )
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -99,6 +99,14 @@ def test_the_page_names_its_pictures_its_denominators_and_no_more_than_its_numbe
     assert said.startswith("edit-r2 against sft: higher in IF") and "lower" not in said
     pictures = {path.name for path in (tmp_path / "results").iterdir()}
     assert {"by-turn.png", "ga-by-distance.png", "learning-curves.png", "differences.png", "strip-s0.png"} <= pictures
+    assert "by-labels.png" not in pictures  # all saw the same sessions
+
+
+def test_variants_that_saw_more_and_fewer_labelled_sessions_are_drawn_over_them(trainers, tmp_path):
+    experiment_table_flow("smoke", (0,), ("sft", "sft-few", "edit-r2"), write=str(tmp_path))
+    page = (tmp_path / "results.md").read_text()
+    assert "6 sessions of 2–3 turns with ground truth" in page and "What labels are worth" in page
+    assert (tmp_path / "results" / "by-labels.png").exists()
 
 
 def test_a_retraining_of_one_variant_is_reused_and_a_missing_parent_is_made_first(trainers):

@@ -11,7 +11,7 @@ import pytest
 
 from data.errors import UserError
 from tasks import experiment, experiment_jobs, experiment_runs, parameters
-from tasks.experiment_measured import _differences, saw
+from tasks.experiment_measured import _differences, labelled, saw
 from tasks.experiment_plots import learning_curve
 
 WRITTEN = """
@@ -83,6 +83,7 @@ def test_a_number_of_one_profile_holds_for_that_profile_only(tmp_path):
     ("old", "new", "said"),
     [
         ("headline: rl", "headline: best", "'best' is no variant"),
+        ("headline: rl", "headline: rl\nlabels: {rl: [best]}", "'best' is no variant"),
         ("parent: sft, about: text", "parent: sft, against: [best], about: text", "'best' is no variant"),
         ("parent: sft, about: all", "parent: nobody, about: all", "parent 'nobody' is no variant"),
         ("sft: {stage: sft, parent: base", "sft: {stage: sft, parent: longer", "its parent is no earlier stage"),
@@ -162,6 +163,7 @@ def test_what_a_variant_saw_follows_its_parameters(tmp_path):
     few = dataclasses.replace(plan.parameters(plan.variants["sft"], 0).sft, labelled=5)
     data, _ = saw(plan.variants["sft"], dataclasses.replace(plan.parameters(plan.variants["sft"], 0), sft=few))
     assert data == "5 sessions of 2–3 turns with ground truth"
+    assert labelled(plan.variants["base"], plan.parameters(plan.variants["base"], 0)) is None
 
 
 def test_a_learning_curve_is_the_mean_of_seeds_smoothed():
