@@ -37,7 +37,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 def config(profile: str, sessions: int) -> SessionsConfig:
     """The profile's parameters with another number of training sessions and no other split."""
     found = section(read_profile(profile), "sessions", CONFIGS["sessions"])
-    return dataclasses.replace(found, train=sessions, validation=0, test=0)
+    return dataclasses.replace(found, train=sessions, practice=0, validation=0, test=0)
 
 
 def speeds(profile: str, sessions: int) -> dict[str, float]:

@@ -37,6 +37,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(r"rl/reward(_turn_\d+)?", "mean reward of sampled turns", "0 to 1", Better.HIGHER),
     Metric(r"rl/(IF|CC|GA|GA_cumulative|success)(_turn_\d+)?", "mean score of sampled turns", "0 to 1", Better.HIGHER),
     Metric(r"rl/filtered_share", "share of turns that an earlier failure silences", "0 to 1", Better.LOWER),
+    Metric(r"rl/absent_share", "share of turns for which the judge gave no reward", "0 to 1", Better.LOWER),
     Metric(r"rl/zero_spread_share", "share of turns whose group has nothing to compare", "0 to 1", Better.LOWER),
     Metric(r"rl/resampled_share", "share of turns that start from a sibling's picture", "0 to 1", Better.NEITHER),
     Metric(r"rl/truncated_share", "share of traces that the limit cuts", "0 to 1", Better.LOWER),

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Rewards = tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat, NonNegativeFloat]
+"""Weights of IF, CC, GA and the success of a turn."""
 
 
 @dataclass(frozen=True)
@@ -14,31 +19,31 @@ class ModelConfig:
 
     checkpoint: str | None = None
     start: str | None = None  # folder of a base of these sizes, with which the base's training begins
-    width: int = 128
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int = 2
-    mlp: int = 352
-    vit_width: int = 64
-    vit_layers: int = 2
-    vit_heads: int = 4
-    vit_patch: int = 16  # pixels; one patch is one cell of the scene
+    width: PositiveInt = 128
+    layers: PositiveInt = 4
+    heads: PositiveInt = 4
+    kv_heads: PositiveInt = 2
+    mlp: PositiveInt = 352
+    vit_width: PositiveInt = 64
+    vit_layers: PositiveInt = 2
+    vit_heads: PositiveInt = 4
+    vit_patch: PositiveInt = 16  # pixels; one patch is one cell of the scene
 
 
 @dataclass(frozen=True)
 class Optimisation:
     """One AdamW run with linear warm-up and cosine decay."""
 
-    steps: int = 1000
-    batch_size: int = 32  # examples of one update
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 0.1  # share of learning_rate left at the last step
-    warmup: int = 50  # steps
-    weight_decay: float = 0.01
-    gradient_clip: float = 1.0  # global norm
-    ema_decay: float = 0.99  # 0 keeps no average
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 32  # examples of one update
+    learning_rate: PositiveFloat = 1e-3
+    final_learning_rate: NonNegativeFloat = 0.1  # share of learning_rate left at the last step
+    warmup: NonNegativeInt = 50  # steps
+    weight_decay: NonNegativeFloat = 0.01
+    gradient_clip: PositiveFloat = 1.0  # global norm
+    ema_decay: Decay = 0.99  # 0 keeps no average
     masters: bool = True  # weights in lower precision learn as float32 copies (released: no)
-    checkpoint_every: int = 200  # steps
+    checkpoint_every: PositiveInt = 200  # steps
     seed: int = 0
 
 
@@ -47,13 +52,13 @@ class VaeConfig:
     """Training of the latent space on rendered scenes."""
 
     channels: tuple[int, ...] = (16, 32, 64, 64)  # one stride of 2 between levels: 1/8 of the picture's side
-    layers_per_block: int = 1
-    latent_channels: int = 4
-    kl_weight: float = 1e-5
-    whiten_at: float = 0.7  # share of the steps after which the latents are whitened and the encoder is frozen
-    decoder_noise: tuple[float, float] = (0.35, 0.05)  # most noise on its latents, first and last step
-    scenes: int = 8192  # distinct scenes seen
-    wide: float = 0.0  # share of them that are of a wider world
+    layers_per_block: PositiveInt = 1
+    latent_channels: PositiveInt = 4
+    kl_weight: NonNegativeFloat = 1e-5
+    whiten_at: Share = 0.7  # share of the steps after which the latents are whitened and the encoder is frozen
+    decoder_noise: tuple[NonNegativeFloat, NonNegativeFloat] = (0.35, 0.05)  # most on its latents, first and last step
+    scenes: PositiveInt = 8192  # distinct scenes seen
+    wide: Share = 0.0  # share of them that are of a wider world
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(learning_rate=2e-3, batch_size=32))
 
 
@@ -61,10 +66,10 @@ class VaeConfig:
 class CorruptionConfig:
     """History pictures that differ from the ground truth while targets stay true: practice against contamination."""
 
-    share: float = 0.0  # of a step's sessions
+    share: Share = 0.0  # of a step's sessions
     kind: Literal["samples", "pasted", "noise"] = "samples"  # the model's own, a foreign object in each, noisy latents
-    refresh: int = 20  # steps for which the samples of one rollout serve
-    noise: float = 0.3  # standard deviation of what is added to latents
+    refresh: PositiveInt = 20  # steps for which the samples of one rollout serve
+    noise: NonNegativeFloat = 0.3  # standard deviation of what is added to latents
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig())
 
 
@@ -72,9 +77,9 @@ class CorruptionConfig:
 class ValidationConfig:
     """Free-running held-out sessions during a training, with the averaged weights; the best ones are kept."""
 
-    every: int = 0  # steps between two looks; 0: none
-    sessions: int = 32
-    patience: int = 0  # looks without a better score after which training stops; 0: never
+    every: NonNegativeInt = 0  # steps between two looks; 0: none
+    sessions: PositiveInt = 32
+    patience: NonNegativeInt = 0  # looks without a better score after which training stops; 0: never
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig())
 
 
@@ -85,19 +90,17 @@ class SupervisedConfig:
     All turns of a session run in one packed forward; every target picture is seen at `noise_draws` time steps at once.
     """
 
-    noise_draws: int = 4
-    timestep_shift: float = 1.0
-    trace_weight: float = 0.2  # cross-entropy against flow matching (1.0)
+    noise_draws: PositiveInt = 4
+    timestep_shift: PositiveFloat = 1.0
+    trace_weight: NonNegativeFloat = 0.2  # cross-entropy against flow matching (1.0)
     write_trace: bool = True  # False learns to edit without intent trace
     precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products; weights stay in their own
-    edited_weight: float = 4.0  # extra weight of a latent token that the edit changes fully; most tokens are copies
-    reading: float = 0.0  # base only: share of the steps, from the first on, that teach traces and draw nothing
-    described: float = 0.0  # base only: share of lessons that describe, draw or locate a whole scene
-    chained: float = 0.0  # base only: share of lessons of unrelated edits one after the other
-    dictated: float = 0.0  # base only: share of lessons of several turns whose instructions are their intents
-    wide: float = (
-        0.0  # base only: share of lessons on scenes of a wider world, with kinds and colours that are never met
-    )
+    edited_weight: NonNegativeFloat = 4.0  # extra weight of a latent token that the edit changes; most are copies
+    reading: Share = 0.0  # base only: share of the steps, from the first on, that teach traces and draw nothing
+    described: Share = 0.0  # base only: share of lessons that describe, draw or locate a whole scene
+    chained: Share = 0.0  # base only: share of lessons of unrelated edits one after the other
+    dictated: Share = 0.0  # base only: share of lessons of several turns whose instructions are their intents
+    wide: Share = 0.0  # base only: share of lessons on scenes of a wider world, with kinds and colours never met
     labelled: PositiveInt | None = None  # SFT only: learn from the first so many ground-truth sessions; None: from all
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)  # SFT only
     validation: ValidationConfig = field(default_factory=ValidationConfig)  # SFT only
@@ -108,13 +111,13 @@ class SupervisedConfig:
 class SamplingConfig:
     """How pictures and traces are sampled, in rollouts and evaluation."""
 
-    points: int = 9  # points of the time grid: points - 1 velocity evaluations
-    shift: float = 1.0
-    noise_scale: float = 1.0  # of a picture's first noise; below 1 draws what is likelier (released: 1)
+    points: Annotated[int, Field(ge=2)] = 9  # points of the time grid: points - 1 velocity evaluations
+    shift: PositiveFloat = 1.0
+    noise_scale: NonNegativeFloat = 1.0  # of a picture's first noise; below 1 draws what is likelier (released: 1)
     text_guidance: float = 1.0  # 1 is off
     image_guidance: float = 1.0
-    temperature: float = 0.0  # of the trace; 0 is greedy
-    max_trace: int = 28  # tokens
+    temperature: NonNegativeFloat = 0.0  # of the trace; 0 is greedy
+    max_trace: PositiveInt = 28  # tokens
     write_trace: bool = True  # False edits without intent trace
 
 
@@ -122,34 +125,34 @@ class SamplingConfig:
 class AnchorConfig:
     """Ground-truth sessions that RL goes on learning beside its reward, against forgetting."""
 
-    sessions: int = 0  # of every update; 0: none (released: none)
+    sessions: NonNegativeInt = 0  # of every update; 0: none (released: none)
     labelled: PositiveInt | None = None  # as in SFT: from the first so many; None: from all
-    weight: float = 1.0
-    trace_weight: float = 1.0  # cross-entropy against flow matching, as in SFT
-    noise_draws: int = 2
+    weight: NonNegativeFloat = 1.0
+    trace_weight: NonNegativeFloat = 1.0  # cross-entropy against flow matching, as in SFT
+    noise_draws: PositiveInt = 2
 
 
 @dataclass(frozen=True)
 class RlConfig:
     """Multi-turn RL on traces and pictures. Comments name the choice of the released code where it differs."""
 
-    sessions: int = 8  # groups of one iteration (released: 16)
-    group_size: int = 8  # trajectories of a session (released: 6)
-    max_turns: int | None = None  # sessions are cut after as many turns; None is whole sessions
-    replay_batch: int = 16  # trajectories replayed in one forward
-    epochs: int = 1  # passes over an iteration's experience
-    minibatches: int = 1  # parts of it, an optimiser step each (released: 2)
+    sessions: PositiveInt = 8  # groups of one iteration (released: 16)
+    group_size: Annotated[int, Field(ge=2)] = 8  # trajectories of a session (released: 6)
+    max_turns: PositiveInt | None = None  # sessions are cut after as many turns; None is whole sessions
+    replay_batch: PositiveInt = 16  # trajectories replayed in one forward
+    epochs: PositiveInt = 1  # passes over an iteration's experience
+    minibatches: PositiveInt = 1  # parts of it, an optimiser step each (released: 2)
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=1.0))
     sde: Literal["flow", "cps"] = "cps"  # released: flow
-    noise_level: float = 0.6  # released: 1.3 with flow
-    window: int = 2  # stochastic steps of a picture
-    window_range: tuple[int, int] = (0, 6)  # the window lies in [low, high); drawn per iteration, shared in a group
+    noise_level: NonNegativeFloat = 0.6  # released: 1.3 with flow
+    window: PositiveInt = 2  # stochastic steps of a picture
+    window_range: tuple[NonNegativeInt, PositiveInt] = (0, 6)  # it lies in [low, high), drawn for the whole iteration
     shared_noise: bool = True  # one initial noise of a turn for the group; False for pictures alone, but for grpo
-    policies: tuple[Literal["image", "text"], ...] = ("image", "text")
+    policies: Annotated[tuple[Literal["image", "text"], ...], Field(min_length=1)] = ("image", "text")
     alternate: bool = False  # policies learn in turns, each while the other is greedy; else all at once, as released
     objective: Literal["grpo", "nft", "best"] = "grpo"  # of the picture; only grpo samples with noise on the way
-    nft_draws: int = 4  # noisy copies of every sampled picture, for best too
-    nft_strength: float = 1.0  # how far along the policy's change the good and the bad policy lie
+    nft_draws: PositiveInt = 4  # noisy copies of every sampled picture, for best too
+    nft_strength: PositiveFloat = 1.0  # how far along the policy's change the good and the bad policy lie
     advantage: Literal["turn", "session", "improvement"] = "turn"  # released: session
     filter: bool = True  # a failed turn ends the learning of its successors
     filter_threshold: float = 0.0  # a turn fails with IF at or below it
@@ -157,29 +160,24 @@ class RlConfig:
     resample: Literal["none", "healthy", "best"] = "none"  # after a turn, corrupted trajectories go on from healthy
     # siblings, or all of a group from its best one (released: not there)
     scale: Literal["deviation", "none"] = "deviation"  # of a group's advantages
-    advantage_clip: float = 5.0
-    clip: float = 1e-3  # of the picture's ratio (released: 1e-5)
-    text_clip: float = 0.2  # (released: 1e-5)
+    advantage_clip: PositiveFloat = 5.0
+    clip: PositiveFloat = 1e-3  # of the picture's ratio (released: 1e-5)
+    text_clip: PositiveFloat = 0.2  # (released: 1e-5)
     ratio_guard: bool = False
-    kl: Literal["none", "velocity", "latent"] = "velocity"  # released: latent
-    kl_weight: float = 1e-3
-    text_weight: float = 1.0
-    image_weight: float = 1.0
+    kl: Literal["none", "velocity", "latent"] = "velocity"  # released: latent; velocity where no step draws noise
+    kl_weight: NonNegativeFloat = 1e-3
+    text_weight: NonNegativeFloat = 1.0
+    image_weight: NonNegativeFloat = 1.0
     anchor: AnchorConfig = field(default_factory=AnchorConfig)
-    rewards: tuple[float, float, float, float] = (
-        0.3,
-        0.3,
-        0.4,
-        0.0,
-    )  # IF, CC, GA, success
-    minimum_spread: float = 1e-3  # groups whose rewards spread less teach nothing
-    generation_learning_rate: float | None = None  # of the generation expert; None: as the other's
-    alert_every: int = 5  # iterations between two looks at held-out sessions; 0: none (released: 20, and no alert)
-    alert_sessions: int = 16
-    alert_window: int = 4  # looks over which the reward rises and the held-out score falls
-    alert_fall: float = 0.03  # smaller falls of the held-out score are noise
+    rewards: Rewards = (0.3, 0.3, 0.4, 0.0)
+    minimum_spread: NonNegativeFloat = 1e-3  # groups whose rewards spread less teach nothing
+    generation_learning_rate: PositiveFloat | None = None  # of the generation expert; None: as the other's
+    alert_every: NonNegativeInt = 5  # iterations between two looks at held-out sessions; 0: none (released: 20)
+    alert_sessions: PositiveInt = 16
+    alert_window: PositiveInt = 4  # looks over which the reward rises and the held-out score falls
+    alert_fall: NonNegativeFloat = 0.03  # smaller falls of the held-out score are noise
     stop_on_alert: bool = False
-    samples_every: int = 10  # iterations between two drawings of a group's samples; 0: none
+    samples_every: NonNegativeInt = 10  # iterations between two drawings of a group's samples; 0: none
     optimisation: Optimisation = field(
         default_factory=lambda: Optimisation(
             steps=20,  # iterations
@@ -198,9 +196,9 @@ class EvaluationConfig:
     """Free-running evaluation over all turns of the benchmark."""
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    batch_size: int = 48  # sessions
-    sessions: int | None = None  # None is the whole benchmark
-    strips: int = 6  # sessions drawn as strips of pictures
+    batch_size: PositiveInt = 48  # sessions
+    sessions: PositiveInt | None = None  # None is the whole benchmark
+    strips: NonNegativeInt = 6  # sessions drawn as strips of pictures
     true_history: bool = True  # also every turn on the targets of the turns before (contamination gap), and with their
     # intents too (ceiling)
     seed: int = 0

@@ -56,10 +56,11 @@ class Excerpt:
         """Row of the iteration's trajectories that a turn counts for."""
         return self.row + self.member(turn) - self.trajectory.member
 
-    def came_by(self, other: Trajectory, turn: int) -> bool:
-        """Whether this trajectory holds the very turn of another."""
-        mine, theirs = self.trajectory.turns, other.turns
-        return self.trajectory.session == other.session and len(mine) > turn and mine[turn] is theirs[turn]
+    def holds(self, other: Excerpt, turn: int) -> bool:
+        """Whether this trajectory holds the very turn of another, and for the same member."""
+        mine, theirs = self.trajectory.turns, other.trajectory.turns
+        same = self.trajectory.session == other.trajectory.session and len(mine) > turn and mine[turn] is theirs[turn]
+        return same and self.row_of(turn) == other.row_of(turn)
 
 
 def together(listed: Sequence[Excerpt]) -> list[Excerpt]:
@@ -77,11 +78,13 @@ def together(listed: Sequence[Excerpt]) -> list[Excerpt]:
 
 
 def chained(listed: Sequence[Excerpt]) -> list[Excerpt]:
-    """Excerpts of pictures alone, with those that a longer one came by in that one, so that it is replayed once."""
+    """Excerpts of pictures alone, with those that a longer one came by in that one, so that it is replayed once.
+
+    Members that drew alike share a picture and not its advantage: what counts for another member stays by itself.
+    """
     found: list[Excerpt] = []
     for excerpt in sorted(listed, key=lambda e: -len(e.trajectory.turns)):
-        done = excerpt.trajectory
-        fits = (i for i, base in enumerate(found) if all(base.came_by(done, turn) for turn in excerpt.pictures))
+        fits = (i for i, base in enumerate(found) if all(base.holds(excerpt, turn) for turn in excerpt.pictures))
         place = next(fits, None)
         if place is None:
             found.append(excerpt)

@@ -231,12 +231,14 @@ def _identical(group: Sequence[Trajectory]) -> bool:
 def summarise(experience: Experience, config: RlConfig) -> dict[str, float]:
     """What to watch of one iteration's samples; means leave absences out."""
     exists, rewards = experience.exists, experience.rewards
-    spread = torch.where(exists, rewards, torch.nan).std(1) if rewards.shape[1] > 1 else torch.zeros(1)
+    present = exists & ~rewards.isnan()
+    spread = objectives.spread(rewards, present, over=(1,)).squeeze(1)
     own = [turn for _, piece in experience.pieces() for turn in piece.turns[piece.own :]]
     itself = torch.arange(exists.shape[1])[:, None]
     result = {
         "filtered_share": 1 - _mean(experience.healthy[exists].float()),
-        "zero_spread_share": _mean((spread[exists.any(1)] <= config.minimum_spread).float()),
+        "zero_spread_share": _mean((spread[present.any(1)] <= config.minimum_spread).float()),
+        "absent_share": 1 - _mean(present[exists].float()),
         "resampled_share": _mean((experience.before != itself)[exists].float()),
         "trace_length": float(np.mean([len(turn.trace) for turn in own])),
         "truncated_share": float(np.mean([turn.truncated for turn in own])),

@@ -82,12 +82,18 @@ def advantages(
         rewards = torch.cat([rewards[..., :1], rewards[..., 1:] - started], dim=-1)
     learns = learns & ~rewards.isnan()
     over = (-2, -1) if grouping == "session" else (-2,)
-    values = rewards.nan_to_num() * learns
-    count = learns.sum(over, keepdim=True).clamp(min=1)
-    mean = values.sum(over, keepdim=True) / count
-    deviation = (((rewards.nan_to_num() - mean) * learns) ** 2).sum(over, keepdim=True).div(count).sqrt()
+    mean, deviation = _mean(rewards, learns, over), spread(rewards, learns, over)
     scaled = (rewards.nan_to_num() - mean) / (deviation + EPSILON if scale == "deviation" else 1.0)
     return (scaled * (learns & (deviation > minimum_spread))).clamp(-bound, bound)
+
+
+def spread(values: Tensor, counted: Tensor, over: tuple[int, ...]) -> Tensor:
+    """Standard deviation (of the population) over some dimensions, which stay, of those values that are counted."""
+    return _mean((values - _mean(values, counted, over)) ** 2, counted, over).sqrt()
+
+
+def _mean(values: Tensor, counted: Tensor, over: tuple[int, ...]) -> Tensor:
+    return torch.where(counted, values, 0.0).sum(over, keepdim=True) / counted.sum(over, keepdim=True).clamp(min=1)
 
 
 def best_alone(advantages: Tensor) -> Tensor:
@@ -103,16 +109,20 @@ def clipped_policy_loss(log_ratio: Tensor, advantage: Tensor, clip: float) -> Te
     return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip))
 
 
-def guarded_log_ratio(logprob: Tensor, old_logprob: Tensor, mean: Tensor, old_mean: Tensor, std: Tensor) -> Tensor:
+def guarded_log_ratio(following: Tensor, mean: Tensor, old_mean: Tensor, deviation: Tensor) -> Tensor:
     """GRPO-Guard's ratio normalisation (arXiv 2510.22319): log r = (log p - log p_old + |mu - mu_old|^2 / (2 c^2)) c.
 
+    With Gaussian steps this is (x' - mu_old) (mu - mu_old) / c, which needs no log-probability: it is the same whether
+    a sampler's leaves out its factors, as that of `cps` does, or not. Its mean under the old policy is 0.
+
     Args:
-        logprob, old_logprob: (n,) mean over a picture's elements.
-        mean, old_mean: (n, tokens, channels) transition means.
-        std: (n,) standard deviation c of the whole step.
+        following, mean, old_mean: (n, tokens, channels) what the sampler went on to, and the transition means.
+        deviation: (n,) standard deviation c of the whole step.
+
+    Returns:
+        (n,), the mean over a picture's elements.
     """
-    drift = ((mean - old_mean) ** 2).flatten(1).mean(1) / (2 * std**2)
-    return (logprob - old_logprob + drift) * std
+    return ((following - old_mean) * (mean - old_mean)).flatten(1).mean(1) / deviation
 
 
 def forward_process_loss(

@@ -15,6 +15,7 @@ from model.experience import Experience
 from model.replay import Replay, Stored, Transitions, transition
 
 Metrics = dict[str, float]
+SHARES = ("image_loss", "text_loss", "kl")  # of a chunk: what the chunks of all ranks have is added up
 
 
 @dataclass
@@ -80,9 +81,7 @@ def _image_loss(
     step = transition(chunk.stored, chunk.done, result.velocity, experience.window)
     log_ratio = step.logprob - chunk.done.logprobs
     if config.ratio_guard:
-        log_ratio = objectives.guarded_log_ratio(
-            step.logprob, chunk.done.logprobs, step.mean, chunk.done.means, step.std
-        )
+        log_ratio = objectives.guarded_log_ratio(step.next, step.mean, chunk.done.means, step.deviation)
     return objectives.clipped_policy_loss(log_ratio, advantage, config.clip), _ratio("image", log_ratio, config.clip)
 
 

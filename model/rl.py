@@ -11,6 +11,7 @@ import dataclasses
 import fnmatch
 from pathlib import Path
 
+from data.errors import UserError
 from data.loader import SessionFolder
 from model import distributed
 from model.bundle import load
@@ -37,10 +38,12 @@ def train_rl(config: RlConfig, parent: Path, sessions_folder: Path, folder: Path
             go to `<folder>.samples`.
 
     Raises:
-        UserError: the replay does not reproduce the rollout, samples of a group are identical, or a loss is not finite.
+        UserError: settings contradict each other, the replay does not reproduce the rollout, samples of a group are
+            identical, no turn of an iteration has a reward, or a loss is not finite.
     """
     if folder.exists():
         return folder
+    check(config)
     bundle = load(parent, device=distributed.device())
     distributed.distribute(bundle.model, bundle.model.blocks)
     reference = _reference(parent) if pays_kl(config) else None
@@ -54,6 +57,11 @@ def train_rl(config: RlConfig, parent: Path, sessions_folder: Path, folder: Path
         learning = in_turn(config, step)
         experience = explore(bundle, sessions, learning, step)
         metrics = distributed.average(summarise(experience, learning))
+        if "reward" not in metrics:
+            raise UserError(
+                f"The judge gave no reward for any turn of iteration {step}",
+                "Practise on sessions that hold what the judge reads, and weigh a metric that they have in rl.rewards",
+            )
         metrics |= watch.look(step, metrics["reward"])
         if config.samples_every and step % config.samples_every == 0 and distributed.rank() == 0:
             draw_samples(experience, samples_folder(folder) / f"iteration-{step:05d}.png")
@@ -64,6 +72,26 @@ def train_rl(config: RlConfig, parent: Path, sessions_folder: Path, folder: Path
             break
     trainer.use_average()
     return bundle.publish(work, folder)
+
+
+def check(config: RlConfig) -> None:
+    """Refuse settings that together would teach nothing or fail in some iterations, though each alone is possible.
+
+    Raises:
+        UserError: names the settings.
+    """
+    if not any(config.rewards):
+        raise UserError("rl.rewards are all 0", "Weigh at least one of IF, CC, GA and the success of a turn")
+    if "image" in config.policies and config.objective == "grpo":
+        (low, high), size = config.window_range, config.window
+        # The last step of `cps` ends without noise of its own.
+        noisy = config.sampling.points - 1 - (config.sde == "cps")
+        if not low + size <= high <= noisy:
+            raise UserError(
+                f"rl.window {size} in rl.window_range [{low}, {high}) does not fit into the {noisy} noisy steps that "
+                f"rl.sampling.points {config.sampling.points} makes with rl.sde {config.sde}",
+                f"Let window_range hold the window and end at {noisy} at most, or set rl.sampling.points higher",
+            )
 
 
 def _reference(parent: Path) -> EditModel:

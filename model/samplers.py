@@ -15,11 +15,15 @@ Kind = Literal["ode", "flow", "cps"]
 
 
 class Step(NamedTuple):
-    """One transition. next, mean (B, N, C); std, logprob (B,). For `ode` std and logprob are 0: nothing is drawn."""
+    """One transition. next, mean (B, N, C); std, deviation, logprob (B,). For `ode` these are 0: nothing is drawn.
+
+    `std` is the sampler's own term, per square root of time for `flow`; `deviation` is that of `next` from `mean`.
+    """
 
     next: Tensor
     mean: Tensor
     std: Tensor
+    deviation: Tensor
     logprob: Tensor
 
 
@@ -71,7 +75,7 @@ def step(
     if kind == "ode":
         mean = x - v * (now - then)
         zero = torch.zeros(x.shape[0], device=x.device)
-        return Step(mean, mean, zero, zero)
+        return Step(mean, mean, zero, zero, zero)
     if kind == "flow":
         mean, std = _flow(x, v, now, then, noise_level, then if t_first is None else times(t_first))
         scale = std * torch.sqrt(now - then)
@@ -84,4 +88,4 @@ def step(
         next_x = mean + scale * noise.float()
     square = (next_x.float() - mean) ** 2
     logprob = -(square / (2 * scale**2) if kind == "flow" else square).flatten(1).mean(1)
-    return Step(next_x.float(), mean, std.flatten(), logprob)
+    return Step(next_x.float(), mean, std.flatten(), scale.flatten(), logprob)

@@ -169,7 +169,7 @@ RL = RlConfig(
     sessions=3,
     group_size=3,
     replay_batch=4,
-    sampling=SamplingConfig(points=4, temperature=1.0, max_trace=5),
+    sampling=SamplingConfig(points=5, temperature=1.0, max_trace=5),
     window_range=(0, 3),
     kl_weight=0.01,
 )

@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from model import objectives
+from model import objectives, samplers
 
 NAN = float("nan")
 
@@ -151,12 +152,23 @@ def test_forward_process_learning_raises_the_reward():
     assert sum(means[-5:]) / 5 > means[0] + 0.5, (means[0], means[-5:])
 
 
-def test_guard_takes_the_drift_of_the_mean_out_of_the_ratio():
+@pytest.mark.parametrize("kind", ["flow", "cps"])
+def test_guard_takes_the_drift_of_the_mean_out_of_the_ratio_of_a_samplers_own_step(kind):
     torch.manual_seed(0)
-    old_mean, noise = torch.zeros(4096, 4, 4), torch.randn(4096, 4, 4)
-    mean, std = old_mean + 0.1, torch.full((4096,), 0.5)
-    sample = old_mean + 0.5 * noise
-    logprob = -((sample - mean) ** 2).flatten(1).mean(1) / (2 * std**2)
-    old_logprob = -((sample - old_mean) ** 2).flatten(1).mean(1) / (2 * std**2)
-    guarded = objectives.guarded_log_ratio(logprob, old_logprob, mean, old_mean, std)
-    assert abs(guarded.mean()) < 1e-3 < abs((logprob - old_logprob).mean())
+    x, v, noise = torch.randn(3, 4096, 4, 4)
+    how = {"t": 0.75, "t_next": 0.625, "kind": kind, "noise_level": 0.7}
+    old = samplers.step(x, v, noise=noise, **how)
+    new = samplers.step(x, v + 0.5, next_x=old.next, **how)
+    guarded = objectives.guarded_log_ratio(old.next, new.mean, old.mean, old.deviation)
+    assert abs(guarded.mean()) < 0.05 * guarded.std()
+    assert abs((new.logprob - old.logprob).mean()) > 0.1 * (new.logprob - old.logprob).std()
+    drift = ((new.mean - old.mean) ** 2).flatten(1).mean(1) / (2 * old.deviation**2)
+    if kind == "flow":  # whose log-probability has the Gaussian's factors
+        as_published = (new.logprob - old.logprob + drift) * old.deviation
+        torch.testing.assert_close(guarded, as_published, rtol=1e-3, atol=1e-6)
+
+
+def test_spread_is_that_of_the_values_that_count():
+    values = torch.tensor([[[1.0], [3.0], [torch.nan], [100.0]]])
+    counted = torch.tensor([[[True], [True], [False], [False]]])
+    assert objectives.spread(values, counted, (1,)).item() == pytest.approx(1.0)

@@ -10,7 +10,7 @@ from model import experience, learning, rl
 from model.bundle import load
 from model.config import AnchorConfig, Optimisation, RlConfig, SamplingConfig
 from model.experience import Experience, best_siblings, explore, healthy_siblings, merge, summarise
-from model.judges import Absence, SessionScores
+from model.judges import METRICS, Absence, SessionScores
 from model.trajectories import Trajectory
 from tests.model.toys import toy_bundle
 
@@ -19,7 +19,7 @@ CONFIG = RlConfig(
     group_size=3,
     replay_batch=4,
     epochs=2,
-    sampling=SamplingConfig(points=4, temperature=1.0, max_trace=5),
+    sampling=SamplingConfig(points=5, temperature=1.0, max_trace=5),
     window_range=(0, 3),
     kl="velocity",
     kl_weight=0.01,
@@ -327,6 +327,56 @@ def test_best_pictures_of_a_session_are_replayed_in_one_context(parent, sessions
     assert len(listed) < len(learning.excerpts(found, config))
     apart = gradient(bundle, found, config)
     assert apart.abs().max() > 0 and (chained - apart).abs().max() < 1e-5 * apart.abs().max() + 1e-7
+
+
+def test_members_that_drew_alike_each_keep_their_advantage(parent, sessions):
+    """With shared noise a trace decides the picture: members with one trace hold one picture, and two advantages."""
+    config = dataclasses.replace(NFT, shared_noise=True, policies=("image",), kl="none", group_size=6)
+    bundle = load(parent)
+    found = explore(bundle, rl.practice(sessions), config, 0)
+    first = found.trajectories[0]
+    twin = dataclasses.replace(found.trajectories[1], turns=first.turns)
+    found.trajectories[1] = twin
+    found.image_advantages[0, :2, 0] = torch.tensor([0.5, 0.25])
+    listed = learning.excerpts(found, config)
+    assert {(0, 0), (1, 0)} <= {(one.row_of(turn), turn) for one in listed for turn in one.pictures}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"rewards": (0.0, 0.0, 0.0, 0.0)}, "rl.rewards are all 0"),
+        ({"window_range": (0, 4)}, "does not fit into the 3 noisy steps"),
+        ({"window_range": (2, 3)}, "does not fit"),
+        ({"sde": "flow", "window_range": (0, 5)}, "does not fit into the 4 noisy steps"),
+    ],
+)
+def test_settings_that_teach_nothing_together_are_refused_before_anything_is_loaded(changes, problem, tmp_path):
+    config = dataclasses.replace(CONFIG, **changes)
+    with pytest.raises(UserError, match=problem):
+        rl.train_rl(config, tmp_path / "none", tmp_path / "none", tmp_path / "model", lambda *_: None)
+    rl.check(dataclasses.replace(config, policies=("text",), rewards=CONFIG.rewards))
+
+
+def test_an_iteration_without_any_reward_says_so(parent, sessions, tmp_path, monkeypatch):
+    nothing = Absence.INVALID_ANNOTATION
+
+    def scores(_sessions, drawn):
+        turn = dict.fromkeys(METRICS, nothing)
+        return [SessionScores((turn,) * len(images), nothing, (None,) * len(images)) for images in drawn]
+
+    monkeypatch.setattr(experience, "judge_many", scores)
+    with pytest.raises(UserError, match="no reward for any turn of iteration 0"):
+        train(parent, sessions, tmp_path / "model")
+
+
+def test_what_is_added_up_does_not_depend_on_how_many_are_replayed_at_once(parent, sessions, tmp_path):
+    one = dataclasses.replace(CONFIG, epochs=1, optimisation=dataclasses.replace(CONFIG.optimisation, steps=1))
+    few = train(parent, sessions, tmp_path / "few", dataclasses.replace(one, replay_batch=2))[0]
+    many = train(parent, sessions, tmp_path / "many", dataclasses.replace(one, replay_batch=64))[0]
+    for name in ("rl/image_loss", "rl/text_loss", "rl/kl"):
+        assert few[name] == pytest.approx(many[name], rel=1e-3, abs=1e-7), name
+    assert few["rl/absent_share"] == 0
 
 
 @pytest.mark.parametrize("objective", ["grpo", "nft", "best"])

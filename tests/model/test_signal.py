@@ -27,7 +27,7 @@ def test_the_halves_together_are_the_whole(tmp_path):
     bundle = toy_bundle()
     folder = build(SessionsConfig(train=4, validation=0, turns=(1, 2)), tmp_path / "sessions", "sessions")
     config = RlConfig(
-        sessions=4, group_size=3, sampling=SamplingConfig(points=4, temperature=1.0, max_trace=4), window_range=(0, 3)
+        sessions=4, group_size=3, sampling=SamplingConfig(points=5, temperature=1.0, max_trace=4), window_range=(0, 3)
     )
     table = signal.measure(bundle, practice(folder), config, 2)
     assert set(table) == {"image", "text"}

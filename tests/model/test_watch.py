@@ -14,7 +14,7 @@ from tests.model.toys import toy_bundle
 CONFIG = RlConfig(
     sessions=2,
     group_size=2,
-    sampling=SamplingConfig(points=3, temperature=1.0, max_trace=3),
+    sampling=SamplingConfig(points=4, temperature=1.0, max_trace=3),
     window_range=(0, 2),
     kl="none",
     alert_every=2,

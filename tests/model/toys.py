@@ -31,7 +31,7 @@ TOY_RL = RlConfig(
     replay_batch=4,
     epochs=2,
     minibatches=3,
-    sampling=SamplingConfig(points=4, max_trace=3, temperature=1.0),
+    sampling=SamplingConfig(points=5, max_trace=3, temperature=1.0),
     window_range=(0, 3),
     alert_every=2,
     alert_sessions=3,
