@@ -89,6 +89,7 @@ def _import(
     **options: Any,
 ) -> None:
     prepare(debug)
+    from model.atomic import replace_folder
     from tasks.imports import run
 
     default = settings().root / "data" / "imported" / source.stem
@@ -97,8 +98,8 @@ def _import(
         shutil.rmtree(folder, ignore_errors=True)
     found = run(form, source, folder, images=images, split=split, **options)
     if out is None:  # the earlier import stays until the new one is whole
-        shutil.rmtree(default, ignore_errors=True)
-        folder = folder.replace(default)
+        replace_folder(folder, default)
+        folder = default
     if as_json:
         answer({**found.as_json(), "folder": str(folder)})
     else:

@@ -17,7 +17,6 @@ Model = Annotated[str, typer.Argument(help="A version: edit-r2@champion (an alia
 
 def open_named(model: str, debug: bool = False) -> tuple[Books, int | None]:
     """The books of a registered model, and the version that `model` names (None: whatever the alias names)."""
-    from data.errors import UserError
     from flows.session import hush
     from tasks.books import open_books
     from tasks.registry import Registry
@@ -28,13 +27,20 @@ def open_named(model: str, debug: bool = False) -> tuple[Books, int | None]:
     require_reachable(chosen)
     if not debug:
         hush()
+    name, alias, version = named(model)
+    books = open_books(chosen, alias=alias)
+    return replace(books, registry=Registry(books.registry.client, name)), version
+
+
+def named(model: str) -> tuple[str, str, int | None]:
+    """Registered model, alias and version of `edit-r2@champion` or `edit-r2/3` (None: whatever the alias names)."""
+    from data.errors import UserError
+
     name, _, alias = model.partition("@")
     name, _, number = name.partition("/")
     if not name or (number and not number.isdigit()):
         raise UserError(f"{model!r} names no version", "Write edit-r2@champion or edit-r2/3")
-    books = open_books(chosen, alias=alias or "champion")
-    books = replace(books, registry=Registry(books.registry.client, name))
-    return books, int(number) if number else None
+    return name, alias or "champion", int(number) if number else None
 
 
 def view_of(books: Books) -> View:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from flows.cli_models import BROKEN, Model, open_named, say, view_of
+from flows.cli_models import BROKEN, Model, named, open_named, say, view_of
 from flows.options import Debug, Json
 
 
@@ -83,10 +83,10 @@ def audit(
 ) -> None:
     """Compute every digest again, check every signature, and name the first broken link (exit code 6)."""
     from tasks.audit import audit as walk
-    from tasks.view import exported
+    from tasks.view import exported, exported_version
 
     if folder is not None:
-        report = walk(exported(folder, keys))
+        report = walk(exported(folder, keys), named(model)[2] or exported_version(folder))
     else:
         books, version = open_named(model, debug)
         report = walk(view_of(books), version)
@@ -113,6 +113,8 @@ def export(
     books, version = open_named(model, debug)
     report = write(view_of(books), folder.resolve(), version, weights)
     say(as_json, report.as_json(), report.line)
+    if not report.ok:
+        raise typer.Exit(BROKEN)
 
 
 def doctor(

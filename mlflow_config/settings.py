@@ -29,7 +29,7 @@ class Tag(StrEnum):
     ALERT = "edit_r2.alert"  # first step at which the reward rose while the held-out score fell
     FLOW_RUN = "prefect.flow_run_id"
     FLOW_URL = "prefect.flow_run_url"
-    HOST = "edit_r2.host"
+    HOST = "edit_r2.host"  # machine and state folder where its locks lie
     COMMIT = "git.commit"
     DIRTY = "git.dirty"
     PARENT_RUN = "mlflow.parentRunId"

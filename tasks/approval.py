@@ -121,7 +121,8 @@ def heard(books: Books, decision: Decision, word: bytes | None) -> tuple[str | N
     needed = needs_approval(books, decision)
     if word is None and needed:
         problem = f"decision {decision.digest} waits for a person's approval"
-        raise NotApproved(problem, "Sign it: `edit-r2 approve`, then `edit-r2 promote --approval FILE`")
+        act = f"edit-r2 promote MODEL --profile {decision.profile} --approval FILE"
+        raise NotApproved(problem, f"Sign it: `edit-r2 approve`, then `{act}`")
     if word is None or (decision.promote and not needed):
         return None, []
     given = check_approval(word, "approve" if decision.promote else "override", decision.digest, books)

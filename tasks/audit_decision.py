@@ -72,7 +72,9 @@ def _scores(report: AuditReport, view: View, kept: Decision, release: dict[str, 
         with report.link(
             "run", f"evaluation of model {kept.model_digest[:12]}", "metrics and inputs are those of the statement"
         ):
-            for run_id, digest in _told(release)["annotations"]["evaluations"].items():
+            evaluations = _told(release)["annotations"]["evaluations"]
+            expect(bool(evaluations), "it names no evaluation")
+            for run_id, digest in evaluations.items():
                 same = record_digest(view.registry.run_record(run_id)) == digest
                 expect(same, f"run {run_id[:8]}: parameters, tags, metrics or inputs were changed after it was judged")
     if scores is not None:

@@ -6,7 +6,6 @@ never acknowledged, is set aside; anything else that is wrong with it is for a p
 
 from __future__ import annotations
 
-import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from tasks.complaints import Complaint
 from tasks.doctor_services import close_flow_run
 from tasks.documents import FolderShelf
 from tasks.ledger import Draft, Entry, LedgerError, Signed, champion, read_chain
-from tasks.locks import Busy, file_lock
+from tasks.locks import Busy, file_lock, same_place
 from tasks.projection import project
 from tasks.promotion import model_lock
 from tasks.registry import STATEMENT_TAG, UNDECIDED, VERDICT_TAG, pages
@@ -138,8 +137,8 @@ def _runs(books: Books, repair: bool) -> Iterator[Complaint]:
     for experiment in books.registry.experiments():
         for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
             host = run.data.tags.get(Tag.HOST)
-            if host not in (None, platform.node()):
-                continue  # another machine's doctor sees its locks
+            if host is not None and not same_place(host, books.state):
+                continue  # its locks lie elsewhere, where another doctor sees them
             stage, mark = run.data.tags.get(Tag.STAGE, ""), run.data.tags.get(Tag.FINGERPRINT, "")
             try:
                 with file_lock(books.state / "runs" / f"{stage}-{mark[:12]}.lock", wait=0):

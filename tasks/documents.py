@@ -69,12 +69,11 @@ class FolderShelf:
             if content[:end].count(b"\n") + (end > 0 and content[end - 1 : end] != b"\n") != index:
                 return False
             self._mend(content, end)
-            descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(descriptor, line + b"\n")
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            # A disk that fills up in the middle raises, and leaves a torn line that the next append sets aside.
+            with self.file.open("ab") as file:
+                file.write(line + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
             return True
 
     def _mend(self, content: bytes, end: int) -> None:

@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlflow_config.settings import Stage, Tag
-from model.atomic import write_atomically
+from model.atomic import replace_folder, write_atomically
 from tasks import building, identity, models, progress, tracking
 from tasks.canonical import sha256
 from tasks.datasets import Dataset
@@ -36,13 +37,22 @@ class Evaluation:
 
     def path(self) -> Path:
         """scores.json on this disk; `strips/` lies beside it when the evaluation drew any."""
-        folder = settings().folder("scores") / self.digest[:12]
+        folder = self._cached()
         if not (folder / "scores.json").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            tracking.client().download_artifacts(self.run_id, "evaluation", str(folder))
-            for file in (folder / "evaluation").iterdir():
-                file.replace(folder / file.name)
+            with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as place:
+                got = tracking.client().download_artifacts(self.run_id, "evaluation", place)
+                replace_folder(Path(got), folder)
         return folder / "scores.json"
+
+    def is_stored(self) -> bool:
+        """Whether the score sheet is in the cache or among the run's artifacts."""
+        if (self._cached() / "scores.json").exists():
+            return True
+        listed = tracking.client().list_artifacts(self.run_id, "evaluation")
+        return any(file.path == "evaluation/scores.json" for file in listed)
+
+    def _cached(self) -> Path:
+        return settings().folder("scores") / self.digest[:12]
 
 
 def spec(
@@ -145,11 +155,12 @@ def log_strips(run: tracking.ActiveRun, folder: Path) -> None:
 
 
 def _holds(found: dict[str, Any]) -> bool:
-    """Whether the stored score sheet still has its digest."""
+    """Whether the stored score sheet still has its digest; a store that does not answer raises what it raises."""
     try:
-        return sha256(Evaluation(**found).path().read_bytes()) == found["digest"]
-    except Exception:  # any store, any reason: evaluate again
+        kept = Evaluation(**found)
+    except TypeError:
         return False
+    return kept.is_stored() and sha256(kept.path().read_bytes()) == found["digest"]
 
 
 def _keep(folder: Path, digest: str) -> None:

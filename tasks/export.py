@@ -122,12 +122,13 @@ def _write(view: View, noting: _Noting, found: Pedigree, report: AuditReport, fo
     if weights:
         with view.registry.model_folder(model_id) as source:
             shutil.copytree(source, folder / "models" / model_id)
-    write_atomically(folder / SNAPSHOT, canonical(_snapshot(noting, view.alias, [model_id] if weights else [])))
+    kept = [model_id] if weights else []
+    write_atomically(folder / SNAPSHOT, canonical(_snapshot(noting, found.entry.version, view.alias, kept)))
     for name, text in _texts(view, found, report):
         write_atomically(folder / name, text.encode())
 
 
-def _snapshot(noting: _Noting, alias: str, weights: list[str]) -> dict[str, Any]:
+def _snapshot(noting: _Noting, version: int, alias: str, weights: list[str]) -> dict[str, Any]:
     """What `tasks.view.Snapshot` reads. Tags are redacted; those that an audit compares are digests."""
     versions = {
         str(item.number): {
@@ -140,6 +141,7 @@ def _snapshot(noting: _Noting, alias: str, weights: list[str]) -> dict[str, Any]
     }
     return {
         "model": noting.name,
+        "version": version,
         "alias": alias,
         "aliases": {alias: noting.alias(alias)},
         "head": noting.head(),

@@ -105,7 +105,8 @@ def read_chain(lines: Sequence[bytes], keys: Path) -> list[Signed]:
             entry = Entry.model_validate(payload)
         except (SignatureError, ValidationError) as error:
             reason = str(error).splitlines()[0]
-            raise LedgerError(f"ledger entry {index} does not hold: {reason}", "Restore the ledger") from error
+            remedy = "Restore the ledger; if another machine of yours wrote it, trust that machine's key (its .pub.pem)"
+            raise LedgerError(f"ledger entry {index} does not hold: {reason}", remedy) from error
         if entry.index != index or entry.previous != previous:
             problem = f"ledger entry {index} does not follow entry {index - 1}"
             raise LedgerError(problem, "Restore the ledger: an entry was removed, inserted or moved")

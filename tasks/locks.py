@@ -5,8 +5,11 @@ Nobody waits without end: a process that is stopped, or hangs on a store, would 
 
 from __future__ import annotations
 
+import os
+import platform
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tasks.failures import ServiceError
@@ -37,3 +40,24 @@ def file_lock(path: Path, wait: float = LONGEST) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def place(state: Path) -> str:
+    """Where a run's locks lie: the machine, for people, and `/` with the id of the state folder, which is what counts.
+
+    Two checkouts on one machine have locks of their own, and a folder that containers share outlives their host names.
+    """
+    kept = state / "id"
+    if not kept.exists():
+        state.mkdir(parents=True, exist_ok=True)
+        draft = state / f".id-{uuid.uuid4().hex}"
+        draft.write_text(uuid.uuid4().hex)
+        with suppress(FileExistsError):  # another process was quicker
+            os.link(draft, kept)
+        draft.unlink()
+    return f"{platform.node()}/{kept.read_text().strip()}"
+
+
+def same_place(told: str, state: Path) -> bool:
+    """Whether a run that told this place has its locks in this state folder."""
+    return told.rpartition("/")[2] == place(state).rpartition("/")[2]

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow answers for an id that it does not hold
+
+
+class Differs(UserError):
+    """The stored files of a model are not those that it was logged with."""
+
+
 @dataclass(frozen=True)
 class ModelRecord:
     """A model in MLflow. `name` is base, sft or rl; `digest` the SHA-256 of its manifest; `parent` a model id."""
@@ -86,7 +93,8 @@ def log(run: tracking.ActiveRun, folder: Path, name: str, parent: str | None, pa
 
 
 def record(model_id: str) -> ModelRecord:
-    """What MLflow holds of a model. Raises UserError when it holds none that this project made."""
+    """What MLflow holds of a model. Raises UserError when it holds none that this project made, and what MLflow raises
+    when it cannot tell."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -95,6 +103,8 @@ def record(model_id: str) -> ModelRecord:
             found.name, model_id, found.tags[Tag.DIGEST], str(found.source_run_id), found.tags.get(Tag.PARENT)
         )
     except (MlflowException, KeyError) as error:
+        if isinstance(error, MlflowException) and error.error_code not in UNKNOWN:
+            raise
         remedy = "List models with `edit-r2 status`, or train one with `edit-r2 run`"
         raise UserError(f"MLflow holds no model {model_id} of this project", remedy) from error
 
@@ -115,7 +125,7 @@ def fetch(model_id: str) -> Path:
         _download(model_id, temporary)
         if not _holds(temporary, known.digest):
             remedy = "The store was tampered with or damaged: restore it, or delete the run and train again"
-            raise UserError(f"the files of model {model_id} differ from their digest {known.digest[:12]}", remedy)
+            raise Differs(f"the files of model {model_id} differ from their digest {known.digest[:12]}", remedy)
         temporary.rename(cached)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -133,19 +143,24 @@ def verify(model_id: str) -> bool:
     """Whether the stored files of a model still hold.
 
     A store on this disk is read in place, every byte. A remote one is asked for names and sizes, which are compared
-    with the verified copy in the cache; promotion and audit read its bytes too.
+    with the verified copy in the cache; promotion and audit read its bytes too. A store that does not answer says
+    nothing about the files: its error is raised, so that nothing is trained again for it.
     """
-    from mlflow.exceptions import MlflowException
-
     try:
         known = record(model_id)
-        location = Path(tracking.client().get_logged_model(model_id).artifact_location.removeprefix("file://"))
-        if location.is_absolute():
-            return _holds(location, known.digest)
-        copy = fetch(model_id)
-        return stored(tracking.client(), model_id) == {path: (copy / path).stat().st_size for path in manifest(copy)}
-    except (UserError, MlflowException, OSError):
+    except UserError:
         return False
+    location = Path(tracking.client().get_logged_model(model_id).artifact_location.removeprefix("file://"))
+    if location.is_absolute():
+        return _holds(location, known.digest)
+    there = stored(tracking.client(), model_id)
+    if not there:
+        return False
+    try:
+        copy = fetch(model_id)
+    except Differs:
+        return False
+    return there == {path: (copy / path).stat().st_size for path in manifest(copy)}
 
 
 def stored(client: MlflowClient, model_id: str, folder: str | None = None) -> dict[str, int]:

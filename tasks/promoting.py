@@ -168,7 +168,8 @@ def _made(case: Case, decision: Decision, verdict: str, version: int | None) -> 
 
 def _how_to_approve(model: ModelRecord, decision: Decision) -> str:
     sign = f"edit-r2 approve {decision.digest} --name NAME --reason WHY --out FILE"
-    return f"sign decision {decision.digest[:12]}: `{sign}`, then `edit-r2 promote {model.model_id} --approval FILE`"
+    act = f"edit-r2 promote {model.model_id} --profile {decision.profile} --approval FILE"
+    return f"sign decision {decision.digest[:12]}: `{sign}`, then `{act}`"
 
 
 def _champion_scores(

@@ -61,7 +61,7 @@ def promote(books: Books, candidate: Candidate, decision: Decision, reason: str,
     Raises:
         Conflict: the champion is no longer the one that the decision was made against.
         NotApproved: the policy asks for an approval, and there is none.
-        UserError: statement, files, approval or override do not hold.
+        UserError: statement, files, approval or override do not hold, or the same weights were recalled.
     """
     with model_lock(books, candidate.model_id):
         return _promote(books, candidate, decision, reason, word)
@@ -80,8 +80,10 @@ def _promote(books: Books, candidate: Candidate, decision: Decision, reason: str
         raise UserError("the decision is not about this model, or cannot be made again", "Decide again")
     approval, said = heard(books, decision, word)
     statement = _release(books, candidate, decision)
-    version = _register(books, candidate, decision.profile)
     action: Action = "promote" if decision.promote else "override" if approval else "refuse"
+    if action != "refuse":
+        _not_recalled(books, candidate.digest)
+    version = _register(books, candidate, decision.profile)
     draft = Draft(
         action=action,
         model=books.registry.name,
@@ -132,6 +134,14 @@ def _register(books: Books, candidate: Candidate, profile: str) -> int:
     tags = {str(Tag.DIGEST): candidate.digest, str(Tag.PROFILE): profile}
     with file_lock(books.state / "registry.lock"):
         return books.registry.register(candidate.model_id, candidate.run_id, tags)
+
+
+def _not_recalled(books: Books, digest: str) -> None:
+    """The same weights under another version number are still the weights that were recalled."""
+    for version, entry in recalled(books.ledger.chain(), books.registry.name).items():
+        if entry.model_digest == digest:
+            problem = f"these weights were recalled as version {version} at entry {entry.index}: {entry.reason}"
+            raise UserError(problem, "Train another model: what was recalled does not become champion again")
 
 
 def _not_rolled_back(books: Books, draft: Draft) -> None:

@@ -60,13 +60,13 @@ def require_reachable(chosen: Settings) -> None:
     if chosen.dispatch is Dispatch.WORK_POOLS and chosen.prefect_api_url is None:
         problem = "EDIT_R2_DISPATCH=work-pools needs a Prefect server that outlives the command"
         raise UserError(problem, "Start one with `edit-r2 up`, or set PREFECT_API_URL")
-    for name, url, path in (
-        ("MLflow", chosen.mlflow_tracking_uri, "/health"),
-        ("Prefect", chosen.prefect_api_url, "/health"),
+    for name, variable, url in (
+        ("MLflow", "MLFLOW_TRACKING_URI", chosen.mlflow_tracking_uri),
+        ("Prefect", "PREFECT_API_URL", chosen.prefect_api_url),
     ):
         if url and url.startswith("http") and not _listens(url):
             started = (chosen.state / SERVICES).exists()
-            remedy = "Run `edit-r2 down` and `edit-r2 up`" if started else f"Start it, or unset its variable ({path})"
+            remedy = "Run `edit-r2 down` and `edit-r2 up`" if started else f"Start it, or unset {variable}"
             raise ServiceError(f"{name} does not answer at {url}", remedy)
 
 

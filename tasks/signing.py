@@ -142,7 +142,9 @@ def verify(data: bytes, payload_type: str, keys: Mapping[str, SSlibKey]) -> tupl
     try:
         accepted = envelope.verify(list(keys.values()), threshold=1)
     except (ValueError, SignatureLibraryError) as error:
-        raise SignatureError("no trusted key signed the envelope") from error
+        strangers = [keyid for keyid in envelope.signatures if keyid not in {key.keyid for key in keys.values()}]
+        told = f": it names key {strangers[0][:12]}, which is not among them" if strangers else ""
+        raise SignatureError(f"no trusted key signed the envelope{told}") from error
     return payload, next(name for name, key in keys.items() if key.keyid in accepted)
 
 

@@ -8,7 +8,6 @@ the same work: the second waits and then reuses.
 
 from __future__ import annotations
 
-import platform
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from data.errors import UserError
 from mlflow_config.settings import Tag, experiment, stage_tag
 from tasks import identity
-from tasks.locks import Busy, file_lock
+from tasks.locks import Busy, file_lock, place, same_place
 from tasks.recording import ActiveRun, Spec, client, result
 from tasks.settings import settings
 
@@ -94,7 +93,8 @@ def stage(spec: Spec, verify: Callable[[dict[str, Any]], bool] = bool) -> Iterat
 
     Args:
         spec: identity of the run.
-        verify: whether the result of a finished run still holds; a run that fails this is run again.
+        verify: whether the result of a finished run still holds; where it does not, the stage runs again, in a run of
+            its own: statements are signed about what the finished one says. It raises where it cannot tell.
 
     Yields:
         The run. When `reused` is true the caller has nothing left to do.
@@ -104,7 +104,9 @@ def stage(spec: Spec, verify: Callable[[dict[str, Any]], bool] = bool) -> Iterat
         finished = next((run for run in runs if result(run) and verify(result(run))), None)
         if finished is None and _reuse_only.get():
             raise NotFinished(f"{spec.name} has no finished run {spec.fingerprint[:12]}", "Run the stage")
-        run = ActiveRun(spec, finished or _open(spec, runs), reused=finished is not None, reopened=bool(runs))
+        broken_off = [run for run in runs if run.info.status != "FINISHED"]
+        found = finished or _open(spec, broken_off)
+        run = ActiveRun(spec, found, reused=finished is not None, reopened=bool(broken_off))
         if spec.parent_run:
             client().set_tag(spec.parent_run, stage_tag(spec.name.replace(" ", ".")), run.run_id)
         with _closing(run):
@@ -116,7 +118,7 @@ def _lock(spec: Spec, wait: float) -> AbstractContextManager[None]:
 
 
 def _open(spec: Spec, earlier: Sequence[Run]) -> Run:
-    """Reopen the newest earlier run, or create one."""
+    """Reopen the newest of the runs that never finished, or create one."""
     tags = {str(key): value for key, value in _tags(spec).items()}
     if earlier:
         from mlflow.entities import RunTag
@@ -139,7 +141,7 @@ def _tags(spec: Spec) -> dict[str, str]:
         Tag.PROFILE: spec.profile,
         Tag.COMMIT: git.commit,
         Tag.DIRTY: str(git.dirty).lower(),
-        Tag.HOST: platform.node(),
+        Tag.HOST: place(settings().state),
         Tag.PARENT_RUN: spec.parent_run,
         "mlflow.source.git.commit": git.commit,
         "mlflow.source.name": "edit-r2",
@@ -184,10 +186,11 @@ def _finish(run: ActiveRun, seconds: float) -> None:
 
 
 def sweep(profile: str) -> list[Run]:
-    """Close runs that died on this machine without a word (kill -9, power): no process holds their lock any more."""
-    wanted = f"tags.`{Tag.HOST}` = '{platform.node()}' and attributes.status = 'RUNNING'"
+    """Close runs that died here without a word (kill -9, power): no process holds their lock any more."""
     closed = []
-    for run in client().search_runs([experiment_id(profile)], wanted):
+    for run in client().search_runs([experiment_id(profile)], "attributes.status = 'RUNNING'"):
+        if not same_place(run.data.tags.get(Tag.HOST, ""), settings().state):
+            continue
         spec = Spec(run.data.tags.get(Tag.STAGE, ""), profile, run.data.tags.get(Tag.FINGERPRINT, ""))
         with suppress(Busy), _lock(spec, wait=0):
             client().set_terminated(run.info.run_id, "KILLED")

@@ -148,3 +148,9 @@ def exported(folder: Path, keys: Path | None = None) -> View:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder.name} is no exported audit folder", "Write one: `edit-r2 audit export`") from error
+
+
+def exported_version(folder: Path) -> int | None:
+    """The version whose chain was exported to a folder; None where it does not say: then its alias does."""
+    number = json.loads((folder / SNAPSHOT).read_text(encoding="utf-8")).get("version")
+    return None if number is None else int(number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from flows.doctor import doctor
 from mlflow_config.settings import Tag
 from tasks import checkup, tracking
 from tasks.books import open_books
+from tasks.locks import place
 from tasks.registry import UNDECIDED, VERDICT_TAG
 from tasks.settings import environment, settings
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def wreck(home, prefect):
     """A run whose process is gone, and a version that nobody decided upon."""
-    tags = {Tag.HOST: platform.node(), Tag.STAGE: "train_rl", Tag.FINGERPRINT: "d" * 64}
+    tags = {Tag.HOST: place(settings().state), Tag.STAGE: "train_rl", Tag.FINGERPRINT: "d" * 64}
     client, experiment = tracking.client(), tracking.experiment_id("smoke")
     run = client.create_run(experiment, tags={str(key): value for key, value in tags.items()})
     model = client.create_logged_model(experiment, name="rl", source_run_id=run.info.run_id)

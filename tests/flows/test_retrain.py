@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-
 import pytest
 from prefect.client.orchestration import get_client
 
@@ -12,6 +10,8 @@ from flows.retrain import retrain
 from mlflow_config.settings import RETRAIN, Tag, stage_tag
 from tasks import building, datasets, tracking
 from tasks.books import open_books
+from tasks.locks import place
+from tasks.settings import settings
 
 
 def parents():
@@ -96,7 +96,12 @@ def test_a_retraining_that_died_is_closed_in_both_places(trainers):
 
     with get_client(sync_client=True) as client:
         ghost = client.create_flow_run(doomed, state=Running())
-        tags = {Tag.HOST: platform.node(), Tag.STAGE: "x", Tag.FINGERPRINT: "d" * 64, Tag.FLOW_RUN: str(ghost.id)}
+        tags = {
+            Tag.HOST: place(settings().state),
+            Tag.STAGE: "x",
+            Tag.FINGERPRINT: "d" * 64,
+            Tag.FLOW_RUN: str(ghost.id),
+        }
         dead = tracking.client().create_run(tracking.experiment_id("smoke"), tags=tags)
         retrain("smoke")
         assert client.read_flow_run(ghost.id).state_name == "Crashed"

@@ -79,6 +79,18 @@ def test_an_unknown_model_is_a_user_error(home):
         models.record("m-nope")
 
 
+def test_a_store_that_does_not_answer_says_nothing_about_the_files(logged, monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    def down(_self, _model_id):
+        raise MlflowException("503 Service Unavailable")
+
+    monkeypatch.setattr(type(tracking.client()), "get_logged_model", down)
+    for ask in (models.verify, models.record):
+        with pytest.raises(MlflowException, match="503"):
+            ask(logged.model_id)
+
+
 def test_a_remote_store_is_asked_for_names_and_sizes(logged, monkeypatch):
     found = tracking.client().get_logged_model(logged.model_id)
     there = found.artifact_location

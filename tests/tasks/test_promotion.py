@@ -190,6 +190,16 @@ def test_a_recalled_version_is_marked_and_not_restored(house):
         rollback(house.books, "b is bad")
 
 
+def test_weights_that_were_recalled_do_not_become_champion_again_under_a_new_decision(house):
+    crown(house, "a", 0.5, 3)
+    model, _ = crown(house, "b", 0.9, 4)
+    promotion.recall(house.books, 2, "a session was withdrawn")
+    rollback(house.books, "b was recalled", to=1)
+    with pytest.raises(UserError, match="recalled as version 2 at entry 2: a session was withdrawn"):
+        promote(house.books, *stand(house, model, skilled(0.9), 5), reason="better again")
+    assert house.books.registry.alias("champion") == 1
+
+
 def test_projection_repairs_what_the_alias_says(house):
     crown(house, "a", 0.5, 3)
     crown(house, "b", 0.9, 4)

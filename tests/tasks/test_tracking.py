@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import platform
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from data.errors import UserError
 from mlflow_config.settings import Tag, stage_tag
 from tasks import tracking
+from tasks.locks import place
 from tasks.recording import log_dataset
 from tasks.settings import settings
 
@@ -47,12 +47,28 @@ def test_another_fingerprint_is_another_run():
     assert finish().run_id != finish(print_="b" * 64).run_id
 
 
-def test_a_run_whose_result_no_longer_holds_is_run_again():
+def test_what_no_longer_holds_is_done_again_in_a_run_of_its_own():
+    """What a finished run says has been signed: its tags stay as they are."""
     first = finish()
+    said = tracking.client().get_run(first.run_id).data.tags
     with tracking.stage(spec(), verify=lambda found: found["answer"] == 43) as again:
-        assert not again.reused and again.run_id == first.run_id
+        assert not again.reused and again.run_id != first.run_id
         again.finish({"answer": 43})
-    assert tracking.result(tracking.client().get_run(first.run_id)) == {"answer": 43}
+    kept = tracking.client().get_run(first.run_id)
+    assert kept.data.tags == said and kept.info.status == "FINISHED"
+    with tracking.stage(spec(), verify=lambda found: found["answer"] == 43) as third:
+        assert third.reused and third.run_id == again.run_id
+
+
+def test_a_store_that_does_not_answer_reopens_nothing():
+    first = finish()
+
+    def ask(_found):
+        raise ConnectionError("the store is down")
+
+    with pytest.raises(ConnectionError), tracking.stage(spec(), verify=ask):
+        pass
+    assert status(first.run_id) == "FINISHED" and len(tracking.find("smoke", spec().stage)) == 1
 
 
 @pytest.mark.parametrize(("error", "ends"), [(ValueError("boom\n at"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
@@ -145,7 +161,7 @@ def test_only_reuse_never_starts_anything():
 
 
 def test_runs_that_died_are_closed_and_live_ones_are_not():
-    tags = {Tag.HOST: platform.node(), Tag.STAGE: "train_sft"}
+    tags = {Tag.HOST: place(settings().state), Tag.STAGE: "train_sft"}
     dead, alive = (
         tracking.client().create_run(tracking.experiment_id("smoke"), tags={**tags, Tag.FINGERPRINT: letter * 64})
         for letter in "de"
