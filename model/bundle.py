@@ -45,7 +45,7 @@ class Bundle:
 
     @property
     def allowed(self) -> Tensor:
-        """(V,) bool: ids that sampling may emit."""
+        """(V,) bool: ids that a trace for a user may hold; RL samples and replays the whole vocabulary."""
         rows = self.model.get_output_embeddings().weight.shape[0]
         return allowed_words(self.tokenizer, rows).to(self.model.device)
 
