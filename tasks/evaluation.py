@@ -37,8 +37,8 @@ class Evaluation:
 
     def path(self) -> Path:
         """scores.json on this disk; `strips/` lies beside it when the evaluation drew any."""
-        folder = self._cached()
-        if not (folder / "scores.json").exists():
+        folder = settings().folder("scores") / self.digest[:12]
+        if not self._holds(folder / "scores.json"):
             with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as place:
                 got = tracking.client().download_artifacts(self.run_id, "evaluation", place)
                 replace_folder(Path(got), folder)
@@ -46,13 +46,13 @@ class Evaluation:
 
     def is_stored(self) -> bool:
         """Whether the score sheet is in the cache or among the run's artifacts."""
-        if (self._cached() / "scores.json").exists():
+        if self._holds(settings().folder("scores") / self.digest[:12] / "scores.json"):
             return True
         listed = tracking.client().list_artifacts(self.run_id, "evaluation")
         return any(file.path == "evaluation/scores.json" for file in listed)
 
-    def _cached(self) -> Path:
-        return settings().folder("scores") / self.digest[:12]
+    def _holds(self, sheet: Path) -> bool:
+        return sheet.exists() and sha256(sheet.read_bytes()) == self.digest
 
 
 def spec(
@@ -160,7 +160,7 @@ def _holds(found: dict[str, Any]) -> bool:
         kept = Evaluation(**found)
     except TypeError:
         return False
-    return kept.is_stored() and sha256(kept.path().read_bytes()) == found["digest"]
+    return kept.is_stored() and sha256(kept.path().read_bytes()) == kept.digest
 
 
 def _keep(folder: Path, digest: str) -> None:

@@ -58,12 +58,16 @@ def test_pictures_and_captions_are_in_mlflow(trainers, benchmark, model):
     assert "turns" in content["columns"] and "make it red" in content["data"][0][-1]
 
 
-def test_an_evaluation_is_reused_until_its_sheet_is_damaged(trainers, benchmark, model, home):
+def test_an_evaluation_is_reused_until_its_stored_sheet_is_damaged(trainers, benchmark, model, home):
     first = evaluation.evaluate.fn(loaded(), benchmark, model)
     assert evaluation.evaluate.fn(loaded(), benchmark, model) == first
-    assert trainers.calls == ["judge"]
     first.path().write_text("{}")
-    assert evaluation.evaluate.fn(loaded(), benchmark, model).run_id == first.run_id
+    assert evaluation.evaluate.fn(loaded(), benchmark, model) == first, "a damaged copy is fetched again"
+    assert trainers.calls == ["judge"]
+    stored = Path(tracking.client().get_run(first.run_id).info.artifact_uri.removeprefix("file://"))
+    (stored / "evaluation" / "scores.json").write_text("{}")
+    first.path().write_text("{}")
+    assert evaluation.evaluate.fn(loaded(), benchmark, model).run_id != first.run_id
     assert trainers.calls == ["judge", "judge"]
 
 

@@ -72,7 +72,7 @@ def test_a_stored_model_that_was_changed_is_trained_again(trainers):
     location = tracking.client().get_logged_model(base.model_id).artifact_location
     (Path(location) / "model.safetensors").write_text("other weights")
     again = training.pretrain_base.fn(loaded())
-    assert again.model_id != base.model_id and again.digest == base.digest and again.run_id == base.run_id
+    assert again.model_id != base.model_id and again.digest == base.digest and again.run_id != base.run_id
 
 
 def test_a_stage_finds_its_predecessor_or_says_what_to_run(trainers, sessions):
