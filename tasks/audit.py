@@ -27,7 +27,7 @@ class Broken(Exception):
 
 
 class NotHere(Exception):
-    """What a link would be checked against was left out of an exported folder on purpose."""
+    """What a link would be checked against was left out of an exported folder on purpose, or was made elsewhere."""
 
 
 @dataclass(frozen=True)

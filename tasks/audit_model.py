@@ -10,7 +10,7 @@ from typing import Any
 from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks import lineage
-from tasks.audit import AuditReport, Broken, differing, expect
+from tasks.audit import AuditReport, Broken, NotHere, differing, expect
 from tasks.canonical import sha256
 from tasks.ledger import Entry
 from tasks.models import digest_of, manifest
@@ -96,6 +96,9 @@ def _walk_model(report: AuditReport, view: View, payload: dict[str, Any], statem
         expect(found == internal.get("run_record"), "parameters, tags, metrics or inputs were changed after training")
     _sources(report, view, payload, name)
     _datasets(report, view, payload, name)
+    for ready in lineage.dependencies(payload, "checkpoint"):
+        with report.link("import", f"{ready['name']} of {name}"):
+            raise NotHere("imported as it is: what made it is outside this ledger")
     for parent in lineage.dependencies(payload, "model")[: 1 if depth else 0]:
         stated = parent["annotations"].get("statement")
         before = _open(report, view, parent["name"], str(stated)) if stated else None

@@ -71,7 +71,8 @@ def _origin(found: Pedigree) -> Iterator[str]:
     for model in found.generations:
         source = model.resources["source"]
         dirty = " (uncommitted changes)" if source["annotations"]["dirty"] else ""
-        data = ", ".join(f"{item['name']} {item['digest']['dvcMd5Dir'][:12]}" for item in model.datasets) or "–"
+        named = [f"{item['name']} {item['digest']['dvcMd5Dir'][:12]}" for item in model.datasets]
+        data = ", ".join([*model.imported, *named]) or "–"
         seeds = (
             ", ".join(f"{name}={value}" for name, value in model.build["externalParameters"]["seeds"].items()) or "–"
         )

@@ -51,7 +51,14 @@ def _dependencies(origin: Origin) -> list[dict[str, Any]]:
         parent = origin.parent
         about = {"kind": "model", "model_id": parent.model_id, "statement": parent.statement}
         found.append(_resource(parent.name, {"sha256": parent.digest}, **about))
-    return found
+    return found + _imported(origin.parameters)
+
+
+def _imported(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Weights that came ready: a base that was taken as it is, or one that training began with."""
+    model, start = parameters.get("model", {}), parameters.get("start", {})
+    taken = {model.get("checkpoint"): model.get("digest"), model.get("start"): start.get("digest")}
+    return [_resource(name, {"sha256": sha}, kind="checkpoint") for name, sha in taken.items() if name and sha]
 
 
 def statement(origin: Origin) -> dict[str, Any]:
@@ -212,7 +219,7 @@ def byproduct(payload: Mapping[str, Any], name: str) -> str | None:
 
 
 def dependencies(payload: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
-    """The datasets (`kind` "dataset") or models ("model") that a statement names."""
+    """The datasets (`kind` "dataset"), models ("model") or ready weights ("checkpoint") that a statement names."""
     found = payload["predicate"]["buildDefinition"]["resolvedDependencies"]
     return [item for item in found if item.get("annotations", {}).get("kind") == kind]
 

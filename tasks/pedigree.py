@@ -54,6 +54,12 @@ class Generation:
         """The datasets that it was trained on."""
         return lineage.dependencies(self.payload, "dataset")
 
+    @property
+    def imported(self) -> list[str]:
+        """Ready weights that it is, or began with: name and digest."""
+        found = lineage.dependencies(self.payload, "checkpoint")
+        return [f"imported {item['name']} {item['digest']['sha256'][:12]}" for item in found]
+
 
 @dataclass(frozen=True)
 class Pedigree:
@@ -151,6 +157,7 @@ def _branch(model: Generation, last: bool) -> list[str]:
         f"   ├─ code {commit['digest']['gitCommit'][:12]}{dirty}",
         f"   ├─ run {model.internal['run_id'][:12]}, model id {model.internal['model_id']}",
     ]
+    lines += [f"   ├─ {ready}, what made it is outside this ledger" for ready in model.imported]
     for data in model.datasets:
         lines.append(f"   ├─ data {data['name']} {data['digest'].get('dvcMd5Dir', '')[:12]}")
     if last:

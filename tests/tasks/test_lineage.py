@@ -61,6 +61,21 @@ def test_a_statement_names_everything_by_digest():
 
 
 @pytest.mark.parametrize(
+    "parameters",
+    [
+        {"model": {"checkpoint": "model/checkpoints/tiny", "digest": "d" * 64}},
+        {"model": {"checkpoint": None, "start": "model/checkpoints/tiny"}, "start": {"digest": "d" * 64}},
+    ],
+)
+def test_a_base_that_came_ready_says_so(parameters):
+    made = lineage.statement(origin(parameters=parameters))
+    lineage.check_schema(made)
+    (ready,) = lineage.dependencies(made, "checkpoint")
+    assert (ready["name"], ready["digest"]) == ("model/checkpoints/tiny", {"sha256": "d" * 64})
+    assert lineage.dependencies(lineage.statement(origin()), "checkpoint") == []
+
+
+@pytest.mark.parametrize(
     "change",
     [
         lambda made: made.pop("subject"),
