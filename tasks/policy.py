@@ -106,14 +106,14 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_policy(profile: str, path: Path = POLICY_FILE) -> Policy:
-    """The rules for a profile; a profile that the file does not name gets the defaults.
+    """The rules for a profile; one that the file does not name gets the defaults and a champion of its own.
 
     Raises:
         UserError: missing file, text that is no YAML mapping, or an unknown or invalid key, which it names.
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        changes = raw["profiles"].get(profile) or {}
+        changes = raw["profiles"].get(profile, {"alias": f"champion-{profile}"}) or {}
         return Policy.model_validate(merge(raw["defaults"], changes) | {"profile": profile})
     except FileNotFoundError as error:
         raise UserError(f"The gate policy {path.name} is missing", "Restore it from the repository") from error

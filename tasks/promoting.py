@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks import datasets, evaluation, models, tracking
 from tasks.books import open_books
@@ -91,6 +92,9 @@ def decide(
         candidate: scores of the model that stands for promotion.
         parent: scores of the model that it was trained from; they stand in for a missing champion.
         parent_run: MLflow run of the retraining.
+
+    Raises:
+        UserError: the model was made for another profile, or its statement or scores do not hold.
     """
     from tasks import projection
     from tasks.approval import needs_approval
@@ -99,6 +103,10 @@ def decide(
     policy = _policy(parameters.profile)
     books = open_books(alias=policy.alias)
     model = models.record(candidate.model_id)
+    own = books.registry.model_tags(candidate.model_id).get(Tag.PROFILE)
+    if own not in (None, parameters.profile):
+        problem = f"model {candidate.model_id} is of profile {own}, and would be judged as one of {parameters.profile}"
+        raise UserError(problem, f"Run again with --profile {own}")
     reigning = books.ledger.champion(books.registry.name, books.alias)
     if reigning is not None and reigning.model_digest == model.digest:
         projection.project(books)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,10 @@ from data.errors import UserError
 from flows import approving
 from flows.promote import promote
 from flows.retrain import retrain
-from tasks import promoting, recording, tracking
+from tasks import parameters, promoting, recording, tracking
 from tasks.approval import sign_approval
 from tasks.books import open_books
+from tasks.evaluation import Evaluation
 from tasks.failures import Refused
 from tasks.registry import AWAITS_TAG
 from tasks.settings import settings
@@ -102,6 +104,14 @@ def test_a_retraining_does_not_wait_and_says_how_to_go_on(asking):
     made = promote("smoke", asking.model_id, approval=signed(asking).decode())
     assert made.verdict == "promoted" and entries()[0].approval
     assert not tracking.client().get_logged_model(asking.model_id).tags[AWAITS_TAG]
+
+
+def test_a_model_is_not_judged_as_one_of_another_profile(asking):
+    other = dataclasses.replace(parameters.load("smoke"), profile="tiny")
+    scores = Evaluation("rl", asking.model_id, "run", "0" * 64)
+    with pytest.raises(UserError, match="is of profile smoke") as found:
+        promoting.decide.fn(other, None, scores, None)
+    assert "--profile smoke" in found.value.remedy
 
 
 def test_a_paused_run_goes_on_with_a_signed_answer(lasting):

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from data.errors import UserError
+from data.parameters import profile_names
 from tasks.comparison import Slice, compare, holm
 from tasks.decision import DatasetEvidence, Decision, RewardTrend
 from tasks.gates import decide, load_policy
@@ -240,14 +241,18 @@ def test_policy_file_matches_its_schema():
     schema = json.loads(POLICY_FILE.with_name("gates.schema.json").read_text())
     assert schema == policy_schema(), "write the schema again: python -m tasks.policy"
     jsonschema.validate(yaml.safe_load(POLICY_FILE.read_text()), schema)
-    for profile in ("smoke", "tiny", "small", "bagel-7b"):
-        assert load_policy(profile).profile == profile
+
+
+def test_no_two_profiles_compete_for_one_alias():
+    policies = [load_policy(profile) for profile in profile_names()]
+    assert len({policy.alias for policy in policies}) == len(policies)
+    assert load_policy("tiny").alias == "champion" and load_policy("tiny-base").alias == "champion-tiny-base"
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("defaults: {}\nprofiles: {}", "alias"),
+        ("defaults: {}\nprofiles: {smoke: {}}", "alias"),
         ("- 1", "not a gate policy"),
         (POLICY_FILE.read_text().replace("alpha: 0.05", "alpha: 0.9"), "alpha"),
         (POLICY_FILE.read_text().replace("reward_hacking: {level: warn}", "reward_hacking: {levle: warn}"), "levle"),
