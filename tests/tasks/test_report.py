@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from tasks import report
+from tasks.canonical import sha256
 from tasks.evaluation import Evaluation
 from tasks.settings import settings
 from tests.tasks.stages import score_sheet
@@ -18,10 +19,11 @@ from tests.tasks.stages import score_sheet
 def evaluations(home):
     made = []
     for name, quality in (("base", 0.1), ("sft", 0.4), ("rl", 0.6)):
-        folder = settings().folder("scores") / (name * 12)[:12]
+        sheet = json.dumps(score_sheet(quality)).encode()
+        folder = settings().folder("scores") / sha256(sheet)[:12]
         (folder / "strips").mkdir(parents=True)
-        (folder / "scores.json").write_text(json.dumps(score_sheet(quality)))
-        made.append(Evaluation(name, f"m-{name}", "run", name * 12))
+        (folder / "scores.json").write_bytes(sheet)
+        made.append(Evaluation(name, f"m-{name}", "run", sha256(sheet)))
     from PIL import Image
 
     Image.new("RGB", (8, 8), "red").save(folder / "strips" / "s1.png")
