@@ -20,7 +20,7 @@ from tasks.canonical import canonical, sha256
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 STATEMENT_TAG = "edit_r2.statement"  # SHA-256 of the signed statement, on logged models and on versions
 VERDICT_TAG = "edit_r2.verdict"
@@ -128,12 +128,19 @@ class Registry:
 
     def aliases(self) -> dict[str, int]:
         """Every alias with the version that it names."""
+        found = self._registered()
+        return {name: int(number) for name, number in found.aliases.items()} if found else {}
+
+    def _registered(self) -> RegisteredModel | None:
+        """The registered model, None before its first version; what MLflow raises for another reason is raised."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return {name: int(number) for name, number in self.client.get_registered_model(self.name).aliases.items()}
-        except MlflowException:
-            return {}
+            return self.client.get_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
 
     def point(self, alias: str, number: int | None) -> None:
         """Let an alias name a version, or nothing."""
@@ -144,13 +151,8 @@ class Registry:
 
     def head(self) -> tuple[int, str] | None:
         """Index and hash of the newest ledger entry that was ever projected here."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            text = self.client.get_registered_model(self.name).tags.get(HEAD_TAG, "")
-        except MlflowException:
-            return None
-        index, _, found = text.partition(":")
+        registered = self._registered()
+        index, _, found = (registered.tags.get(HEAD_TAG, "") if registered else "").partition(":")
         return (int(index), found) if index.isdigit() else None
 
     def anchor(self, index: int, entry_hash: str) -> None:

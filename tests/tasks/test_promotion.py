@@ -200,6 +200,22 @@ def test_weights_that_were_recalled_do_not_become_champion_again_under_a_new_dec
     assert house.books.registry.alias("champion") == 1
 
 
+def test_a_registry_that_does_not_answer_is_not_an_empty_one(house, monkeypatch):
+    """Retention spares what an alias names, and the head tells of a ledger that was cut short."""
+    from mlflow.exceptions import MlflowException
+
+    registry = house.books.registry
+    assert registry.aliases() == {} and registry.head() is None, "nothing is registered yet"
+
+    def down(_name):
+        raise MlflowException("503 Service Unavailable")
+
+    monkeypatch.setattr(registry.client, "get_registered_model", down)
+    for ask in (registry.aliases, registry.head):
+        with pytest.raises(MlflowException, match="503"):
+            ask()
+
+
 def test_projection_repairs_what_the_alias_says(house):
     crown(house, "a", 0.5, 3)
     crown(house, "b", 0.9, 4)
