@@ -37,7 +37,7 @@ class Evaluation:
 
     def path(self) -> Path:
         """scores.json on this disk; `strips/` lies beside it when the evaluation drew any."""
-        folder = settings().folder("scores") / self.digest[:12]
+        folder = _cached(self.digest)
         if not self._holds(folder / "scores.json"):
             with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as place:
                 got = tracking.client().download_artifacts(self.run_id, "evaluation", place)
@@ -46,7 +46,7 @@ class Evaluation:
 
     def is_stored(self) -> bool:
         """Whether the score sheet is in the cache or among the run's artifacts."""
-        if self._holds(settings().folder("scores") / self.digest[:12] / "scores.json"):
+        if self._holds(_cached(self.digest) / "scores.json"):
             return True
         listed = tracking.client().list_artifacts(self.run_id, "evaluation")
         return any(file.path == "evaluation/scores.json" for file in listed)
@@ -163,7 +163,11 @@ def _holds(found: dict[str, Any]) -> bool:
     return kept.is_stored() and sha256(kept.path().read_bytes()) == kept.digest
 
 
+def _cached(digest: str) -> Path:
+    return settings().folder("scores") / digest[:12]
+
+
 def _keep(folder: Path, digest: str) -> None:
-    target = settings().folder("scores") / digest[:12]
+    target = _cached(digest)
     shutil.rmtree(target, ignore_errors=True)
     folder.replace(target)
