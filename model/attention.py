@@ -97,6 +97,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any, bounded: bool = False) ->
     if mask is None or isinstance(mask, Tensor):
         if grouped and q.shape[2] == 1:  # a new token: the heads that share keys ask as rows of one head
             shared = q.view(q.shape[0], k.shape[1], -1, q.shape[3])
-            return scaled_dot_product_attention(shared, k, v, attn_mask=mask).view_as(q)
+            return scaled_dot_product_attention(shared, k, v, attn_mask=mask).reshape(q.shape)
+        if grouped and q.is_cuda and mask is not None:  # no fast CUDA kernel takes both a mask and shared heads
+            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+            grouped = False
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
     return _flex()(q, k, v, block_mask=mask, enable_gqa=grouped)

@@ -28,6 +28,7 @@ class ModelConfig:
     vit_layers: PositiveInt = 2
     vit_heads: PositiveInt = 4
     vit_patch: PositiveInt = 16  # pixels; one patch is one cell of the scene
+    latent_patch: PositiveInt = 2  # latents of the autoencoder along the side of a token
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Optimisation:
 class VaeConfig:
     """Training of the latent space on rendered scenes."""
 
-    channels: tuple[int, ...] = (16, 32, 64, 64)  # one stride of 2 between levels: 1/8 of the picture's side
+    channels: tuple[int, ...] = (16, 32, 64, 64)  # a stride of 2 between levels: four make 1/8 of the picture's side
     layers_per_block: PositiveInt = 1
     latent_channels: PositiveInt = 4
     kl_weight: NonNegativeFloat = 1e-5

@@ -95,11 +95,12 @@ class EditConfig(PretrainedConfig):
         vit_patch: int = 16,
         latent_channels: int = 4,
         latent_patch: int = 2,
+        vae_downsample: int = 8,
         timestep_shift: float = 1.0,
         rope_theta: float = 10_000.0,
         **other: Any,
     ) -> EditConfig:
-        """A random-weight configuration for square pictures of `image_size` pixels (VAE ÷8)."""
+        """A random-weight configuration for square pictures of `image_size` pixels."""
         llm = {
             "vocab_size": vocab_size,
             "hidden_size": width,
@@ -117,12 +118,13 @@ class EditConfig(PretrainedConfig):
             "image_size": image_size,
             "patch_size": vit_patch,
         }
-        stride = 8 * latent_patch
+        stride = vae_downsample * latent_patch
         return cls(
             llm,
             vit,
             latent_patch_size=latent_patch,
             latent_channels=latent_channels,
+            vae_downsample=vae_downsample,
             max_latent_size=image_size // stride,
             vit_max_num_patch_per_side=image_size // vit_patch,
             timestep_shift=timestep_shift,

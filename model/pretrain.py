@@ -45,8 +45,10 @@ def new_bundle(config: ModelConfig, vae: AutoencoderKL, world: World, words: Seq
             vit_layers=config.vit_layers,
             vit_heads=config.vit_heads,
             vit_patch=config.vit_patch,
+            latent_patch=config.latent_patch,
             image_size=world.image_size,
             latent_channels=vae.config["latent_channels"],
+            vae_downsample=2 ** (len(vae.config["block_out_channels"]) - 1),
         )
     )
     return Bundle(model, vae, tokenizer, special_ids(tokenizer))

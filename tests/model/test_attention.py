@@ -21,6 +21,18 @@ def test_bounded_attention_is_softmax_attention(monkeypatch, masked, room):
     assert torch.allclose(attention.attend(4 * q, k, v, bias, bounded=True), expected, atol=1e-6)
 
 
+def test_a_new_token_may_be_answered_in_any_order_of_memory(monkeypatch):
+    """CUDA's kernels give the heads of a position side by side, the CPU's the positions of a head."""
+    q, k, v = (torch.randn(3, heads, n, 8) for heads, n in ((4, 1), (2, 11), (2, 11)))
+    expected = scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+    def as_cuda(*tensors, **options):
+        return scaled_dot_product_attention(*tensors, **options).transpose(1, 2).contiguous().transpose(1, 2)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", as_cuda)
+    assert torch.allclose(attention.attend(q, k, v, None), expected, atol=1e-6)
+
+
 def test_scores_are_bounded_by_the_weights_of_the_norms():
     model = tiny_model()
     assert all(cache.bounded for cache in Context(model, SPECIAL).streams[0].layers)

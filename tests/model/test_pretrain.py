@@ -1,14 +1,16 @@
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from data.phrases import vocabulary
-from data.scenes import TINY, TINY_WIDE
+from data.scenes import SMALL, TINY, TINY_WIDE
 from model.bundle import load
 from model.config import ModelConfig, Optimisation, SupervisedConfig, VaeConfig
-from model.pretrain import knowing, train_base
+from model.pretrain import knowing, new_bundle, train_base
 from model.pretrain_vae import train_vae, whiten
 from model.vae import new_vae
 from tests.model.toys import WORDS, toy_bundle
@@ -52,6 +54,18 @@ def test_latent_space_and_base_are_made_once_and_resume(tmp_path):
     first, last = (metrics for metrics in seen if "base/flow_loss" in metrics)
     assert first["base/flow_loss"] == 0 < last["base/flow_loss"], "it reads before it draws"
     assert not any(str(tmp_path) in path.read_text() for path in folder.rglob("*.json")), "no path leaves the machine"
+
+
+@pytest.mark.parametrize(("levels", "patch"), [(4, 4), (5, 2)])
+def test_a_token_may_stand_for_a_larger_piece_of_a_picture(levels, patch):
+    vae = new_vae((8,) * levels, 3)
+    sizes = ModelConfig(width=16, layers=1, heads=2, kv_heads=1, mlp=16, vit_width=16, vit_layers=1, vit_heads=2)
+    sizes = dataclasses.replace(sizes, vit_patch=32, latent_patch=patch)
+    bundle = new_bundle(sizes, vae, SMALL, vocabulary(SMALL), 0)
+    pictures = np.zeros((2, SMALL.image_size, SMALL.image_size, 3), np.uint8)
+    table = bundle.encode(pictures)
+    assert set(table.latent_grids) == {(4, 4)} and table.latents.shape == (2 * 16, 3 * patch**2)
+    assert bundle.decode(table.latents.unflatten(0, (2, 16)), (4, 4)).shape == pictures.shape
 
 
 def test_a_model_learns_new_words_and_keeps_those_it_has(tmp_path):
