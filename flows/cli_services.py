@@ -1,9 +1,10 @@
-"""Commands about servers and state: up, down, status."""
+"""Commands about servers and state: up, down, worker, status."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 
@@ -37,6 +38,28 @@ def down(as_json: Json = False, debug: Debug = False) -> None:
         answer({"stopped": [service.name for service in found]})
     else:
         typer.echo(f"stopped: {', '.join(service.name for service in found) or 'nothing was running'}")
+
+
+class Pool(StrEnum):
+    """What a stage needs; settings name the pools."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+def worker(
+    pool: Annotated[Pool, typer.Argument(help="Which of the two: EDIT_R2_CPU_POOL or EDIT_R2_GPU_POOL.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Flow runs at a time; default: any number.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Serve a work pool of the Prefect server from this machine, until it is stopped.
+
+    Its flow runs get the settings of this machine (.env.example): telemetry, storage, threads.
+    """
+    from tasks import services
+
+    chosen = prepare(debug)
+    services.become_worker(chosen.cpu_pool if pool is Pool.CPU else chosen.gpu_pool, limit)
 
 
 def status(as_json: Json = False, debug: Debug = False) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from data.errors import UserError
 from model.atomic import write_atomically
@@ -109,7 +109,7 @@ def up() -> list[Service]:
         _deploy(chosen, urls)
         for pool in pools:
             if f"worker-{pool}" not in present:
-                command = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", f"local-{pool}"]
+                command = [*worker_command(pool), "--name", f"local-{pool}"]
                 present[f"worker-{pool}"] = _start(f"worker-{pool}", command, chosen, urls)
     except BaseException:
         _stop(list(present.values()))
@@ -124,6 +124,33 @@ def down() -> list[Service]:
     _stop(found)
     (settings().state / SERVICES).unlink(missing_ok=True)
     return found
+
+
+def become_worker(pool: str, limit: int | None) -> NoReturn:
+    """Turn this process into a worker of a pool of the configured Prefect server: what it runs inherits the settings.
+
+    Args:
+        pool: name of the pool in that server.
+        limit: flow runs at a time; None: any number.
+
+    Raises:
+        ServiceError: a configured server does not answer.
+        UserError: no Prefect server is configured.
+    """
+    chosen = prepare()
+    if chosen.prefect_api_url is None:
+        raise UserError(
+            "A worker needs a Prefect server", "Set PREFECT_API_URL, or run `edit-r2 up`, which starts both"
+        )
+    require_reachable(chosen)
+    bound = [] if limit is None else ["--limit", str(limit)]
+    os.chdir(chosen.root)
+    os.execv(sys.executable, [sys.executable, "-m", *worker_command(pool), *bound])
+
+
+def worker_command(pool: str) -> list[str]:
+    """The module and arguments that serve a pool."""
+    return ["prefect", "worker", "start", "--pool", pool, "--type", "process"]
 
 
 def _servers(chosen: Settings) -> dict[str, list[str]]:

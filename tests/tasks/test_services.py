@@ -99,6 +99,31 @@ def test_up_starts_nothing_where_servers_are_configured(bare, monkeypatch):
         services.up()
 
 
+def test_a_worker_needs_a_server(bare):
+    with pytest.raises(UserError, match="PREFECT_API_URL"):
+        services.become_worker("cpu", None)
+
+
+def test_a_worker_hands_the_settings_of_its_machine_on(bare, monkeypatch):
+    """What it runs are child processes that read nothing but the environment."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.getsockname()[1]}/api")
+        monkeypatch.setenv("EDIT_R2_S3_ENDPOINT", "http://store.example")
+        monkeypatch.delenv("DO_NOT_TRACK", raising=False)
+        settings.cache_clear()
+        started = {}
+        monkeypatch.setattr(os, "execv", lambda path, words: started.update(words=words, environment=dict(os.environ)))
+        services.become_worker("gpus", 1)
+    assert started["words"][1:] == [
+        *("-m", "prefect", "worker", "start", "--pool", "gpus", "--type", "process", "--limit", "1")
+    ]
+    assert started["environment"]["DO_NOT_TRACK"] == "true"
+    assert started["environment"]["AWS_ENDPOINT_URL_S3"] == "http://store.example"
+
+
 @pytest.mark.services
 def test_up_serves_until_down(tmp_path, monkeypatch):
     """The whole round with real servers, on ports of its own."""
