@@ -44,33 +44,18 @@ def _cpu_of_children() -> float:
 
 
 def bare(profile: str, folder: Path) -> None:
-    """The learning alone, as somebody would script it."""
-    from data.scenes import world_named
+    """The learning alone, as somebody would script it, on the data that is there."""
+    from data.parameters import read_profile
     from model import runtime
-    from model.evaluation import evaluate
-    from model.pretrain import train_base
-    from model.pretrain_vae import train_vae
-    from model.rl import train_rl
-    from model.sft import train_sft
-    from tasks import parameters
+    from model.bare import STAGES, Chain
     from tasks.settings import settings
 
-    def silent(_step: int, _metrics: dict[str, float]) -> None:
-        pass
-
     runtime.prepare()
-    chosen, data = parameters.load(profile), settings().root / "data"
-    sessions, benchmark = (data / name / profile for name in ("sessions", "benchmark"))
-    if chosen.model.checkpoint:
-        base = settings().root / chosen.model.checkpoint
-    else:
-        world = world_named(str(chosen.sessions["world"]))
-        latents = train_vae(chosen.vae, world, folder / "vae", silent)
-        base = train_base(chosen.base, chosen.model, latents, world, folder / "base", silent)
-    sft = train_sft(chosen.sft, base, sessions, folder / "sft", silent)
-    rl = train_rl(chosen.rl, sft, sessions, folder / "rl", silent)
-    for name, model in (("base", base), ("sft", sft), ("rl", rl)):
-        evaluate(chosen.evaluation, model, benchmark, folder / f"scores-{name}", silent)
+    for name in ("sessions", "benchmark"):
+        (folder / name).symlink_to(settings().root / "data" / name / profile)
+    chain = Chain(profile, read_profile(profile, settings().root / "params.yaml"), folder)
+    for stage in STAGES:
+        chain.do(stage, lambda _step, _metrics: None)
 
 
 def stages(profile: str, home: Path) -> dict[str, float]:
