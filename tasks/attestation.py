@@ -14,9 +14,9 @@ import numpy as np
 
 from data.errors import UserError
 from mlflow_config.settings import Tag
-from tasks import lineage
+from tasks import lineage, recording, witness
 from tasks.books import Books
-from tasks.canonical import canonical, plain
+from tasks.canonical import canonical, plain, sha256
 from tasks.decision import DatasetEvidence, Evidence, RewardTrend
 from tasks.models import manifest
 from tasks.origin import DatasetOrigin, Origin, ParentOrigin, hardware, libraries
@@ -146,21 +146,30 @@ def _datasets(books: Books, run: Run) -> list[DatasetOrigin]:
 
 
 def _validation(books: Books, experiment: str, digest: str) -> tuple[bool | None, str | None]:
-    """Whether the expectations of the run that built a dataset passed, and their report as a kept document."""
-    from mlflow.exceptions import MlflowException
-
+    """Whether the expectations of the run that built a dataset passed, as that run signed, and their report as a kept
+    document."""
     client = books.registry.client
     runs = client.search_runs([experiment], f"tags.`{Tag.DATASET}` = '{digest}' and attributes.status = 'FINISHED'")
     for run in runs:
-        verdict = run.data.tags.get(Tag.VALIDATION)
-        if verdict is None:
-            continue
         try:
-            report = json.loads(Path(client.download_artifacts(run.info.run_id, "validation.json")).read_bytes())
-        except (MlflowException, OSError, ValueError):
-            return verdict == "passed", None
-        return verdict == "passed", books.shelf.put(canonical(redact(report)))
+            note = witness.read(books, recording.result(run).get("note"))
+        except SignatureError:
+            continue
+        for verdict in ("passed", "failed"):
+            if note["about"] == witness.expectations_of(digest, verdict):
+                return verdict == "passed", _report(books, run.info.run_id, note["sha256"])
     return None, None
+
+
+def _report(books: Books, run_id: str, digest: str) -> str | None:
+    """The report with that digest as a kept document; None where MLflow does not have it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = Path(books.registry.client.download_artifacts(run_id, "validation.json")).read_bytes()
+    except (MlflowException, OSError):
+        return None
+    return books.shelf.put(canonical(redact(json.loads(found)))) if sha256(found) == digest else None
 
 
 def _parent(books: Books, model_id: str | None) -> ParentOrigin | None:

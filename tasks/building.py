@@ -6,7 +6,8 @@ from typing import Any
 
 from data.errors import UserError
 from mlflow_config.settings import Stage, Tag
-from tasks import datasets, identity, tracking
+from tasks import datasets, identity, tracking, witness
+from tasks.books import open_books
 from tasks.datasets import Dataset, Name
 from tasks.parameters import Parameters
 from tasks.settings import settings
@@ -34,20 +35,21 @@ def build(parameters: Parameters, name: Name, parent_run: str | None = None) -> 
 
     def confirmed(result: dict[str, Any]) -> bool:
         try:
-            return datasets.build(parameters.profile, name, push=False).digest == result["digest"]
+            found = datasets.build(parameters.profile, name, push=False).digest
         except UserError:
             return False  # the run is opened again and fails there, on record
+        return found == result["digest"] and bool(result.get("note"))
 
     with tracking.stage(spec(parameters, name, parent_run), confirmed) as run:
         if run.reused:
             return datasets.locked(parameters.profile, name)
         dataset = datasets.build(parameters.profile, name, push=False)
         record_input(run, dataset, "build")
-        _validate(run, dataset)
+        note = _validate(run, dataset)
         datasets.push_dataset(dataset)
         run.report(0, {f"data/{split}_sessions": count for split, count in dataset.splits.items()})
         run.tag({Tag.DATASET: dataset.digest})
-        run.finish({"name": dataset.title, "digest": dataset.digest, "sha256": dataset.sha256_manifest})
+        run.finish({"name": dataset.title, "digest": dataset.digest, "sha256": dataset.sha256_manifest, "note": note})
     return dataset
 
 
@@ -71,12 +73,20 @@ def record_input(run: tracking.ActiveRun, dataset: Dataset, context: str) -> Non
     run.dataset(dataset.title, dataset.digest, source, context, about)
 
 
-def _validate(run: tracking.ActiveRun, dataset: Dataset) -> None:
-    """Run the expectations, keep their result with the run, and stop at a critical failure."""
+def _validate(run: tracking.ActiveRun, dataset: Dataset) -> str:
+    """Run the expectations, keep their result with the run and sign it, and stop at a critical failure.
+
+    Returns:
+        SHA-256 of the signed note.
+    """
     from tasks import expectations
 
     report = expectations.validate(dataset)
     run.text(report.as_json(), "validation.json")
     run.text(report.html, "validation.html")
-    run.tag({Tag.VALIDATION: "passed" if report.success else "failed"})
+    verdict = "passed" if report.success else "failed"
+    run.tag({Tag.VALIDATION: verdict})
+    about = witness.expectations_of(dataset.digest, verdict)
+    note = witness.witness(open_books(), report.as_json().encode(), about)
     report.raise_for_failure()
+    return note

@@ -6,34 +6,55 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from data.errors import UserError
 from mlflow_config.settings import Stage, Tag
 from model.atomic import replace_folder, write_atomically
-from tasks import building, identity, models, progress, tracking
+from tasks import building, identity, models, progress, tracking, witness
+from tasks.books import Books, open_books
 from tasks.canonical import sha256
 from tasks.datasets import Dataset
 from tasks.models import ModelRecord
 from tasks.parameters import Parameters, flat
+from tasks.scores import Scores, read_scores
 from tasks.settings import settings
+from tasks.signing import SignatureError
 from tasks.work import work
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a model. `digest` is the SHA-256 of scores.json, which lies in the run's artifacts."""
+    """Scores of a model. `digest` is the SHA-256 of scores.json, which lies in the run's artifacts, and `note` that of
+    what was signed about it (`tasks.witness`)."""
 
     name: str
     model_id: str
     run_id: str
     digest: str
+    note: str
 
     def scores(self) -> dict[str, Any]:
         """The score sheet, from the cache or the run's artifacts."""
         sheet: dict[str, Any] = json.loads(self.path().read_text())
         return sheet
+
+    def proven(self, books: Books, model: str, benchmark: str) -> Scores:
+        """The scores that the gates may go by: those that were signed for a model on a benchmark, by their digests.
+
+        Raises:
+            UserError: nobody signed for them, or for others.
+        """
+        sheet = self.path()
+        try:
+            witness.check(books, self.note, sheet.read_bytes(), witness.scores_of(model, benchmark))
+        except SignatureError as error:
+            problem = f"the scores of model {self.model_id} in run {self.run_id[:8]} do not hold: {error}"
+            raise UserError(problem, "Find out who changed them; `edit-r2 evaluate` scores the model again") from error
+        return read_scores(sheet)
 
     def path(self) -> Path:
         """scores.json on this disk; `strips/` lies beside it when the evaluation drew any."""
@@ -79,7 +100,10 @@ def evaluate(
     label: str | None = None,
 ) -> Evaluation:
     """Free-running edits over every turn of the benchmark, judged. `label` tells evaluations apart where shown."""
-    with tracking.stage(spec(parameters, benchmark, model, parent_run, label), _holds) as run:
+    books = open_books()
+    about = witness.scores_of(model.digest, benchmark.digest)
+    holds = partial(_holds, books, about)
+    with tracking.stage(spec(parameters, benchmark, model, parent_run, label), holds) as run:
         if run.reused:
             progress.say_once(f"[cyan]same[/cyan] {run.spec.name}, nothing changed")
             return Evaluation(**run.result)
@@ -87,11 +111,13 @@ def evaluate(
         building.record_input(run, benchmark, "evaluation")
         run.model_input(model.model_id)
         path = _evaluate(run, parameters, benchmark, model)
-        about = {"model_id": model.model_id, "dataset_name": benchmark.title, "dataset_digest": benchmark.digest}
-        run.report(0, dict(summary_metrics(json.loads(path.read_text())["summary"])), **about)
+        shown = {"model_id": model.model_id, "dataset_name": benchmark.title, "dataset_digest": benchmark.digest}
+        run.report(0, dict(summary_metrics(json.loads(path.read_text())["summary"])), **shown)
         run.artifact(path.parent, "evaluation")
         log_strips(run, path.parent)
-        result = Evaluation(model.name, model.model_id, run.run_id, sha256(path.read_bytes()))
+        sheet = path.read_bytes()
+        note = witness.witness(books, sheet, about)
+        result = Evaluation(model.name, model.model_id, run.run_id, sha256(sheet), note)
         run.finish(asdict(result))
     _keep(path.parent, result.digest)
     shutil.rmtree(run.folder, ignore_errors=True)
@@ -154,13 +180,13 @@ def log_strips(run: tracking.ActiveRun, folder: Path) -> None:
         tracking.client().log_table(run.run_id, table, "strips.json")
 
 
-def _holds(found: dict[str, Any]) -> bool:
-    """Whether the stored score sheet still has its digest; a store that does not answer raises what it raises."""
+def _holds(books: Books, about: dict[str, str], found: dict[str, Any]) -> bool:
+    """Whether the stored score sheet is what was signed for; a store that does not answer raises what it raises."""
     try:
         kept = Evaluation(**found)
     except TypeError:
         return False
-    return kept.is_stored() and sha256(kept.path().read_bytes()) == kept.digest
+    return kept.is_stored() and witness.holds(books, kept.note, kept.path().read_bytes(), about)
 
 
 def _cached(digest: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks import datasets, evaluation, models, tracking
-from tasks.books import open_books
+from tasks.books import Books, open_books
 from tasks.canonical import canonical
 from tasks.datasets import Dataset
 from tasks.decision import Decision
@@ -19,7 +19,7 @@ from tasks.models import ModelRecord
 from tasks.parameters import Parameters
 from tasks.policy import Policy, load_policy
 from tasks.registry import AWAITS_TAG
-from tasks.scores import Scores, read_scores
+from tasks.scores import Scores
 from tasks.settings import settings
 from tasks.work import work
 
@@ -98,7 +98,7 @@ def decide(
     """
     from tasks import projection
     from tasks.approval import needs_approval
-    from tasks.candidacy import Standing, assess, champion_model
+    from tasks.candidacy import Standing, assess
 
     policy = _policy(parameters.profile)
     books = open_books(alias=policy.alias)
@@ -113,9 +113,9 @@ def decide(
         return Case(books.alias, model, None, reigning.version)
     locked, pushed = _data_state(parameters.profile)
     standing = Standing(
-        candidate=_scores(candidate),
-        champion=_champion_scores(parameters, benchmark, champion_model(books), parent_run),
-        parent=_scores(parent) if parent else None,
+        candidate=candidate.proven(books, model.digest, benchmark.digest),
+        champion=_champion_scores(parameters, benchmark, books, parent_run),
+        parent=parent.proven(books, models.record(parent.model_id).digest, benchmark.digest) if parent else None,
         benchmark_digest=benchmark.digest,
         locked=locked,
         pushed=pushed,
@@ -180,18 +180,15 @@ def _how_to_approve(model: ModelRecord, decision: Decision) -> str:
     return f"sign decision {decision.digest[:12]}: `{sign}`, then `{act}`"
 
 
-def _champion_scores(
-    parameters: Parameters, benchmark: Dataset, champion: ModelRecord | None, parent_run: str | None
-) -> Scores | None:
+def _champion_scores(parameters: Parameters, benchmark: Dataset, books: Books, parent_run: str | None) -> Scores | None:
     """Scores of the present champion on this benchmark; they are in MLflow already unless the benchmark is new."""
+    from tasks.candidacy import champion_model
+
+    champion = champion_model(books)
     if champion is None:
         return None
-    named = replace(champion, name="champion")
-    return _scores(evaluation.evaluate.fn(parameters, benchmark, named, parent_run))
-
-
-def _scores(found: Evaluation) -> Scores:
-    return read_scores(found.path())
+    found: Evaluation = evaluation.evaluate.fn(parameters, benchmark, replace(champion, name="champion"), parent_run)
+    return found.proven(books, champion.digest, benchmark.digest)
 
 
 def _data_state(profile: str) -> tuple[dict[str, str], dict[str, bool]]:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_config.settings import Tag
-from tasks import building, datasets
-from tests.tasks.stages import Trainers, datasets_of, install
+from tasks import datasets
+from tests.tasks.stages import Trainers, datasets_of, install, passed
 
 
 def stand_ins(monkeypatch: pytest.MonkeyPatch, root: Path) -> Trainers:
@@ -25,7 +24,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, root: Path) -> Trainers:
     monkeypatch.setattr(datasets, "locked", lambda _profile, name: ready[name])
     monkeypatch.setattr(datasets, "push_dataset", lambda dataset: made.calls.append(f"push {dataset.name}"))
     monkeypatch.setattr(datasets, "is_pushed", lambda _profile, _name: True)
-    monkeypatch.setattr(building, "_validate", lambda run, _dataset: run.tag({Tag.VALIDATION: "passed"}))
+    monkeypatch.setattr("tasks.expectations.validate", passed)
     return made
 
 

@@ -108,7 +108,7 @@ def test_a_retraining_does_not_wait_and_says_how_to_go_on(asking):
 
 def test_a_model_is_not_judged_as_one_of_another_profile(asking):
     other = dataclasses.replace(parameters.load("smoke"), profile="tiny")
-    scores = Evaluation("rl", asking.model_id, "run", "0" * 64)
+    scores = Evaluation("rl", asking.model_id, "run", "0" * 64, "0" * 64)
     with pytest.raises(UserError, match="is of profile smoke") as found:
         promoting.decide.fn(other, None, scores, None)
     assert "--profile smoke" in found.value.remedy

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_config.settings import Tag
-from tasks import attestation
+from tasks import attestation, witness
 from tasks.books import Books
 from tasks.candidacy import Standing, assess
 from tasks.decision import Decision
@@ -159,8 +159,10 @@ def ensure_built(house: House, name: str) -> str:
     """The digest of a dataset, built and validated by a run of its own. Not for several processes at once."""
     found = locked(house, name)
     if not house.client.search_runs([house.experiment], f"tags.`{Tag.DATASET}` = '{found}'"):
-        built = house.client.create_run(house.experiment, tags={str(Tag.DATASET): found, str(Tag.VALIDATION): "passed"})
-        house.client.log_text(built.info.run_id, '{"success": true}', "validation.json")
+        report, about = '{"success": true}', witness.expectations_of(found, "passed")
+        result = json.dumps({"note": witness.witness(house.books, report.encode(), about)})
+        built = house.client.create_run(house.experiment, tags={str(Tag.DATASET): found, str(Tag.RESULT): result})
+        house.client.log_text(built.info.run_id, report, "validation.json")
         house.client.set_terminated(built.info.run_id, "FINISHED")
     return found
 

@@ -12,6 +12,7 @@ from PIL import Image
 from data.errors import UserError
 from tasks import parameters
 from tasks.datasets import Dataset
+from tasks.expectations import ValidationReport
 
 PROFILE = "smoke"
 METRICS = ("IF", "CC", "GA", "GA_cumulative", "success")
@@ -44,6 +45,11 @@ def datasets_of(root: Path, profile: str = PROFILE) -> dict[str, Dataset]:
         (folder / "test.jsonl").write_text("{}\n")
         made[name] = Dataset(name, profile, folder, f"{number}" * 32 + ".dir", "e" * 64, 1, {"test": 1})
     return made
+
+
+def passed(dataset: Dataset) -> ValidationReport:
+    """The report on a data set that nothing is wrong with."""
+    return ValidationReport(dataset.title, dataset.digest, None, ())
 
 
 def score_sheet(quality: float, sessions: int = 6) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from data.errors import UserError
-from tasks import attestation, lineage
+from mlflow_config.settings import Tag
+from tasks import attestation, lineage, recording
 from tasks.canonical import sha256
 from tasks.documents import FolderShelf
 from tasks.origin import DatasetOrigin, Origin, ParentOrigin, hardware, libraries
@@ -180,6 +181,28 @@ def test_evidence_follows_the_statement(house):
     assert known.datasets[0].used == known.datasets[0].locked == there
     assert known.datasets[0].pushed is None
     assert (known.reward.first, known.reward.last, known.reward.error) == (0.3, 0.5, 0.0)
+
+
+def test_that_a_data_set_passed_counts_only_where_the_run_that_checked_it_signed_for_it(house):
+    """Who may write to MLflow may enter a run that says so."""
+    model = family(house, "third")
+    signed = locked(house)
+
+    def valid(digest: str) -> bool | None:
+        return attestation.evidence(house.books, model, digest, {}, {}, benchmark="bench").datasets[-1].valid
+
+    def enter(digest: str, **result: str) -> None:
+        tags = {Tag.DATASET: digest, Tag.VALIDATION: "passed", Tag.RESULT: json.dumps(result)}
+        run = house.client.create_run(house.experiment, tags={str(key): value for key, value in tags.items()})
+        house.client.set_terminated(run.info.run_id, "FINISHED")
+
+    of_it = f"tags.`{Tag.DATASET}` = '{signed}'"
+    (built,) = house.client.search_runs([house.experiment], of_it)
+    note = recording.result(built)["note"]
+    enter("a.dir")
+    enter("b.dir", note="0" * 64)
+    enter("c.dir", note=note)
+    assert [valid(name) for name in (signed, "a.dir", "b.dir", "c.dir")] == [True, None, None, None]
 
 
 def test_a_model_without_a_statement_is_named(house):

@@ -23,7 +23,7 @@ def evaluations(home):
         folder = settings().folder("scores") / sha256(sheet)[:12]
         (folder / "strips").mkdir(parents=True)
         (folder / "scores.json").write_bytes(sheet)
-        made.append(Evaluation(name, f"m-{name}", "run", sha256(sheet)))
+        made.append(Evaluation(name, f"m-{name}", "run", sha256(sheet), "0" * 64))
     from PIL import Image
 
     Image.new("RGB", (8, 8), "red").save(folder / "strips" / "s1.png")

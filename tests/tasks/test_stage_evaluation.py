@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from data.errors import UserError
 from mlflow_config.catalogue import describe
 from mlflow_config.settings import Tag
 from tasks import evaluation, models, tracking
+from tasks.books import open_books
+from tasks.canonical import sha256
 from tasks.scores import read_scores
 from tests.tasks.stages import Trainers, datasets_of, install, loaded, score_sheet
 
@@ -69,6 +73,42 @@ def test_an_evaluation_is_reused_until_its_stored_sheet_is_damaged(trainers, ben
     first.path().write_text("{}")
     assert evaluation.evaluate.fn(loaded(), benchmark, model).run_id != first.run_id
     assert trainers.calls == ["judge", "judge"]
+
+
+def forge(made, **changes):
+    """What someone can do who may write to MLflow and to the disk, and holds no key: other scores, their digest with
+    them."""
+    sheet = json.loads(made.path().read_text()) | changes
+    text = json.dumps(sheet, indent=1, sort_keys=True)
+    folder = made.path().parent
+    (folder / "scores.json").write_text(text)
+    forged = dataclasses.replace(made, digest=sha256(text.encode()))
+    shutil.copytree(folder, folder.parent / forged.digest[:12])
+    tracking.client().log_artifact(made.run_id, str(folder / "scores.json"), "evaluation")
+    tracking.client().set_tag(made.run_id, Tag.RESULT, json.dumps(dataclasses.asdict(forged)))
+    return forged
+
+
+def test_the_gates_do_not_see_scores_that_nobody_signed_for(trainers, benchmark, model, home):
+    books = open_books()
+    made = evaluation.evaluate.fn(loaded(), benchmark, model)
+    assert made.proven(books, model.digest, benchmark.digest).means()["IF"]["mean"] == pytest.approx(0.6)
+    forged = forge(made, sessions=score_sheet(1.0)["sessions"])
+    assert read_scores(forged.path()).means()["IF"]["mean"] == 1.0
+    with pytest.raises(UserError, match="what was signed is something else"):
+        forged.proven(books, model.digest, benchmark.digest)
+    with pytest.raises(UserError, match="not kept here"):
+        dataclasses.replace(forged, note="0" * 64).proven(books, model.digest, benchmark.digest)
+    again = evaluation.evaluate.fn(loaded(), benchmark, model)
+    assert again.run_id != made.run_id, "they are not taken over either"
+    assert trainers.calls == ["judge", "judge"]
+
+
+def test_the_scores_of_one_model_do_not_pass_for_those_of_another(trainers, benchmark, model):
+    made = evaluation.evaluate.fn(loaded(), benchmark, model)
+    for digests in (("f" * 64, benchmark.digest), (model.digest, "f" * 32 + ".dir")):
+        with pytest.raises(UserError, match="something else"):
+            made.proven(open_books(), *digests)
 
 
 def test_scores_are_fetched_where_no_copy_lies(trainers, benchmark, model, home):
