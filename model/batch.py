@@ -38,7 +38,7 @@ class PackedBatch:
 
     Trainers use noisy_of_token (ΣN,): row of the noisy table of every noisy token, in table order; noisy_target (ΣN,):
     row of `Pictures.latents` that is its clean target (-1 without one); noisy_turn, noisy_session (J,);
-    text_turn, text_session (K,) of the K supervised texts, by session, then by place.
+    text_turn (K,) of the K supervised texts, by session, then by place.
     *_cells (n, 4): row, column, rows, columns of a picture token, from which the model takes its table ids.
     """
 
@@ -67,7 +67,6 @@ class PackedBatch:
     text_targets: Tensor  # (M,)
     text_segment: Tensor  # (M,) ordinal of the supervised text
     text_turn: Tensor
-    text_session: Tensor
     views: tuple[View, ...]
     uniform_vit: bool
     kept: dict[torch.dtype, Calls] = field(default_factory=dict, repr=False, compare=False)

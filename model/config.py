@@ -85,6 +85,15 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True)
+class DropoutConfig:
+    """Shares of conditions that learning hides, so that guidance has something to part from (BAGEL: 0.1, 0.3, 0.3)."""
+
+    text: Share = 0.0  # instructions; traces that are learned stay
+    vit: Share = 0.0  # pictures as the encoder sees them
+    clean: Share = 0.0  # pictures as latents
+
+
+@dataclass(frozen=True)
 class SupervisedConfig:
     """Learning from ground truth: base (single-turn edits, rendered as they are needed) and SFT (whole sessions).
 
@@ -102,6 +111,7 @@ class SupervisedConfig:
     chained: Share = 0.0  # base only: share of lessons of unrelated edits one after the other
     dictated: Share = 0.0  # base only: share of lessons of several turns whose instructions are their intents
     wide: Share = 0.0  # base only: share of lessons on scenes of a wider world, with kinds and colours never met
+    dropout: DropoutConfig = field(default_factory=DropoutConfig)
     labelled: PositiveInt | None = None  # SFT only: learn from the first so many ground-truth sessions; None: from all
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)  # SFT only
     validation: ValidationConfig = field(default_factory=ValidationConfig)  # SFT only

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from data.loader import Lesson
 from model.bundle import Bundle
 from model.config import SupervisedConfig
-from model.packing import PackedBatch, Pictures, pack, session_segments
+from model.packing import PackedBatch, Pictures, drop_conditions, pack, session_segments
 from model.pictures import Grid
 from model.tokenizer import SpecialIds, encode_texts
 from model.vit import patch_side
@@ -112,14 +113,16 @@ def lay_out(
     spoken = (text for lesson in lessons for text in (*lesson.instructions, *lesson.intents))
     texts = iter(encode_texts(form.tokenizer, list(spoken)))
     sessions, targets, first, first_noisy, draws = [], [], 0, 0, config.noise_draws
-    for lesson, other in zip(lessons, retold or [False] * len(lessons), strict=True):
+    hidden = dataclasses.asdict(config.dropout)
+    for lesson, other, random in zip(lessons, retold or [False] * len(lessons), randoms, strict=True):
         count = len(lesson.images)
         end = first + count
         rows = [first, *range(end, end + count - 2), end - 1] if other else range(first, end)
         instructions, intents = ([next(texts) for _ in said] for said in (lesson.instructions, lesson.intents))
         noisy = [range(first_noisy + k * draws, first_noisy + (k + 1) * draws) for k in range(lesson.drawn)]
         noisy += [range(0)] * lesson.asks
-        sessions.append(session_segments(instructions, rows, noisy, intents if config.write_trace else None))
+        segments = session_segments(instructions, rows, noisy, intents if config.write_trace else None)
+        sessions.append(drop_conditions(segments, random, **hidden) if any(hidden.values()) else segments)
         targets += [first + 1 + turn for turn in range(lesson.drawn) for _ in range(draws)]
         first = end + (count - 2 if other else 0)
         first_noisy += lesson.drawn * draws

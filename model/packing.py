@@ -35,11 +35,9 @@ def _bins(lengths: Sequence[int], limit: int) -> tuple[list[int], list[int]]:
     return row, column
 
 
-def pack(
-    sessions: Sequence[Sequence[Segment]], pictures: Pictures, special: SpecialIds, *, row_tokens: int | None = None
-) -> PackedBatch:
-    """Pack sessions into rows by first fit (rows of `row_tokens` slots at least; default: the longest session)."""
+def pack(sessions: Sequence[Sequence[Segment]], pictures: Pictures, special: SpecialIds) -> PackedBatch:
+    """Pack sessions by first fit into rows as long as the longest of them."""
     placed = [place_all(session)[0] for session in sessions]
     lengths = [sum(token_count(p.segment, pictures) for p in session) for session in placed]
-    row, column = _bins(lengths, max(row_tokens or 0, *lengths))
+    row, column = _bins(lengths, max(lengths))
     return lay_out(placed, pictures, special, row, column)

@@ -122,25 +122,20 @@ def drop_conditions(
     segments: Sequence[Segment],
     random: torch.Generator,
     *,
-    text: float = 0.1,
-    vit: float = 0.3,
-    clean: float = 0.3,
-    gaps: bool = True,
+    text: float,
+    vit: float,
+    clean: float,
 ) -> list[Segment]:
     """Condition dropout, one draw per segment: what guidance will hide is sometimes hidden in training.
 
-    Noise and supervised texts stay. `gaps`: a dropped picture still takes its rope id, as the official training does;
-    without gaps the positions are those of the pictureless view.
+    Noise and supervised texts stay. A dropped picture still takes its rope id, as in the official training.
     """
     chances = {Kind.TEXT: text, Kind.VIT: vit, Kind.CLEAN: clean, Kind.NOISY: 0.0}
     draws = torch.rand(len(segments), generator=random).tolist()
-    kept = []
-    for segment, draw in zip(segments, draws, strict=True):
-        if segment.supervised or draw >= chances[segment.kind]:
-            kept.append(segment)
-        elif gaps:
-            kept.append(replace(segment, dropped=True))
-    return kept
+    return [
+        segment if segment.supervised or draw >= chances[segment.kind] else replace(segment, dropped=True)
+        for segment, draw in zip(segments, draws, strict=True)
+    ]
 
 
 def picture_segments(picture: int, turn: int, use_vit: bool = True) -> list[Segment]:

@@ -178,11 +178,9 @@ class TokenArrays:
         chosen = np.flatnonzero((self.spread(ordinal) >= 0) & (self.offset < targets))
         rank = np.empty(len(self.order), np.int64)
         rank[self.order] = np.arange(len(self.order))
-        owners = np.array(texts, np.int64)
         return {
             "text_index": rank[chosen],
             "text_targets": self.ids()[np.minimum(chosen + 1, len(self.order) - 1)],
             "text_segment": self.spread(ordinal)[chosen],
             "text_turn": np.array([self.segments[i].turn for i in texts], np.int64),
-            "text_session": self.session_of[owners],
         }

@@ -60,12 +60,14 @@ def test_a_dropped_picture_leaves_a_gap_and_a_dropped_text_none():
 def test_condition_dropout_spares_what_is_learnt():
     segments = session_segments([[5]] * 200, range(201), [[k] for k in range(200)], [[6]] * 200)
     random = torch.Generator().manual_seed(0)
-    dropped = [s for s in drop_conditions(segments, random) if s.dropped]
+    chances = {"text": 0.1, "vit": 0.3, "clean": 0.3}
+    dropped = [s for s in drop_conditions(segments, random, **chances) if s.dropped]
     shares = {kind: sum(s.kind == kind for s in dropped) / 200 for kind in Kind}
     assert shares == pytest.approx({Kind.TEXT: 0.1, Kind.VIT: 0.3, Kind.CLEAN: 0.3, Kind.NOISY: 0}, abs=0.08)
     assert not any(s.supervised for s in dropped)
-    assert len(_ropes(drop_conditions(segments, random, gaps=False))) < len(segments)
-    batch = pack([drop_conditions(segments[:10], random)], replace(_pictures(), latent_grids=((2, 2),) * 3), SPECIAL)
+    batch = pack(
+        [drop_conditions(segments[:10], random, **chances)], replace(_pictures(), latent_grids=((2, 2),) * 3), SPECIAL
+    )
     assert batch.noisy_turn.tolist() == [1, 2]
 
 

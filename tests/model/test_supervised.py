@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from data.loader import Lesson
-from model.config import CorruptionConfig, Optimisation, SamplingConfig, SupervisedConfig, ValidationConfig
+from model.config import (
+    CorruptionConfig,
+    DropoutConfig,
+    Optimisation,
+    SamplingConfig,
+    SupervisedConfig,
+    ValidationConfig,
+)
 from model.corruption import Corruption
 from model.ground_truth import draw_timesteps, edited, ground_truth
 from model.supervised import encode_lessons, supervised_loss, told, train_supervised
@@ -51,6 +58,20 @@ def test_a_turn_that_only_asks_teaches_its_answer_and_draws_nothing():
     assert metrics["flow_loss"] == 0 and loss.item() == pytest.approx(2 * metrics["trace_loss"])
     loss.backward()
     assert bundle.model.language_model.lm_head.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("hidden", ["text", "vit", "clean"])
+def test_hidden_conditions_shorten_what_is_seen_and_nothing_that_is_learned(hidden):
+    bundle = toy_bundle()
+    lessons = [Lesson.of(toy_example(turns, f"s{turns}")) for turns in (1, 3)]
+    tables = encode_lessons(bundle, lessons)
+    config = dataclasses.replace(CONFIG, dropout=DropoutConfig(**{hidden: 1.0}))
+    seen, hiding = (ground_truth(bundle, lessons, tables, which, drawn(2)) for which in (CONFIG, config))
+    assert len(hiding.batch.scatter) < len(seen.batch.scatter)
+    assert torch.equal(hiding.batch.noisy_target, seen.batch.noisy_target) and torch.equal(hiding.clean, seen.clean)
+    assert hiding.batch.text_turn.tolist() == seen.batch.text_turn.tolist()
+    loss, _ = supervised_loss(bundle, hiding, 1.0)
+    assert loss.isfinite()
 
 
 def test_tokens_that_an_edit_changes_weigh_more():
