@@ -44,6 +44,9 @@ class Optimisation:
     gradient_clip: PositiveFloat = 1.0  # global norm
     ema_decay: Decay = 0.99  # 0 keeps no average
     masters: bool = True  # weights in lower precision learn as float32 copies (released: no)
+    recompute: bool = (
+        False  # activations in the backward pass, in place of keeping them: less memory, a third more time
+    )
     checkpoint_every: PositiveInt = 200  # steps
     seed: int = 0
 

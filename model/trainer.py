@@ -51,6 +51,13 @@ def numpy_generator(seed: int, step: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng(_digest(seed, step, purpose))
 
 
+def _recompute(module: nn.Module) -> None:
+    enable = getattr(module, "gradient_checkpointing_enable", None)
+    if enable is None:
+        raise UserError(f"{type(module).__name__} cannot recompute activations", "Leave out optimisation.recompute")
+    enable()
+
+
 class Trainer:
     """AdamW, learning-rate schedule, weight average and checkpoints of one module.
 
@@ -60,6 +67,9 @@ class Trainer:
         folder: where checkpoints go.
         rates: pattern of parameter names (`vit_model.*`, `*_moe_gen*`) -> factor of the learning rate; the first
             pattern that fits counts, 1 without one. ValueError for a pattern that fits none.
+
+    Raises:
+        UserError: activations are to be recomputed, and the module cannot.
     """
 
     def __init__(
@@ -70,6 +80,8 @@ class Trainer:
         self.masters = masters_of(self.parameters) if optimisation.masters else self.parameters
         self.optimizer = adamw(self.masters, optimisation, rates or {})
         self.average = {n: p.detach().clone() for n, p in self.masters.items()} if optimisation.ema_decay else {}
+        if optimisation.recompute:
+            _recompute(module)
         self.step = 0
         self.notes: dict[str, Any] = {}
         self._stop = False

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from data.errors import UserError
 from data.loader import Lesson
 from model.config import (
     CorruptionConfig,
@@ -72,6 +73,22 @@ def test_hidden_conditions_shorten_what_is_seen_and_nothing_that_is_learned(hidd
     assert hiding.batch.text_turn.tolist() == seen.batch.text_turn.tolist()
     loss, _ = supervised_loss(bundle, hiding, 1.0)
     assert loss.isfinite()
+
+
+def test_recomputing_activations_is_a_setting_and_changes_no_weight(tmp_path):
+    lessons = [Lesson.of(toy_example(turns, f"s{turns}")) for turns in (1, 3)]
+    found = []
+    for recompute in (False, True):
+        bundle = toy_bundle()
+        optimisation = dataclasses.replace(CONFIG.optimisation, recompute=recompute)
+        trainer = Trainer(bundle.model, optimisation, tmp_path / str(recompute))
+        truth = ground_truth(bundle, lessons, encode_lessons(bundle, lessons), CONFIG, drawn(2))
+        trainer.update(supervised_loss(bundle, truth, 1.0)[0])
+        assert bundle.model.language_model.model.recompute is recompute
+        found.append(torch.cat([p.detach().flatten() for p in bundle.model.parameters()]))
+    assert torch.allclose(*found, atol=1e-6)
+    with pytest.raises(UserError, match="Linear cannot recompute"):
+        Trainer(torch.nn.Linear(1, 1), dataclasses.replace(CONFIG.optimisation, recompute=True), tmp_path / "other")
 
 
 def test_tokens_that_an_edit_changes_weigh_more():
