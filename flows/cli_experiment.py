@@ -9,6 +9,7 @@ import typer
 
 from flows.options import Debug, Json, Profile
 from flows.session import answer, workspace
+from tasks.settings import prepare
 
 experiment = typer.Typer(
     name="experiment",
@@ -72,6 +73,27 @@ def run(
             answer(found)
         else:
             typer.echo("\n".join(f"{key}: {value}" for key, value in found.items()))
+
+
+@experiment.command()
+def bare(
+    folder: Annotated[Path, typer.Argument(file_okay=False, help="What `python -m model.bare PROFILE FOLDER` filled.")],
+    write: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder for results.md, results.json and results/*.png.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The same table of a training on a bare GPU machine: base, SFT and RL, one seed, nothing tracked."""
+    prepare(debug)
+    from tasks.experiment_bare import measured
+    from tasks.experiment_table import put
+
+    made = put(measured(folder), str(write) if write else None, str(folder))
+    if as_json:
+        answer(made.results)
+    else:
+        _show(made)
 
 
 def _show(made: Any) -> None:

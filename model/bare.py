@@ -3,7 +3,7 @@
 For a bare GPU machine. Sessions and benchmark, latents and base (or the checkpoint that the profile names), SFT, RL and
 their evaluations, each in a folder of its own. What is finished is not done again; what was cut off goes on. `--until
 base` stops early. Numbers go to `<FOLDER>/metrics.jsonl`, what every stage took and scored to `<FOLDER>/stages.json`.
-Nothing is signed, compared or promoted here: that is for the flows.
+Nothing is signed, compared or promoted here: that is for the flows. `edit-r2 experiment bare FOLDER` writes the table.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def run(chain: Chain, stages: tuple[str, ...], show: Callable[[str], None]) -> d
     runtime.prepare()
     chain.folder.mkdir(parents=True, exist_ok=True)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
-    told: dict[str, Any] = {"profile": chain.name, "device": device, "seconds": {}, "scores": {}}
+    about = {"profile": chain.name, "parameters": chain.profile, "device": device}
+    told: dict[str, Any] = {**about, "seconds": {}, "scores": {}}
     with (chain.folder / "metrics.jsonl").open("a") as metrics:
         for stage in stages:
             started = time.monotonic()

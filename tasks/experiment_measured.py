@@ -1,4 +1,4 @@
-"""What the tracked runs of a table say: scores with intervals, differences, costs and learning curves."""
+"""What the trainings of a table say: scores with intervals, differences, costs and learning curves."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ Estimates = Mapping[Slice, Estimate]
 
 @dataclass(frozen=True)
 class Training:
-    """One tracked training with the evaluation of its model. `rewards`: mean reward by iteration, of RL only.
-    `best`: the number of steps whose weights validation sessions chose; None where the last ones were kept."""
+    """One training with the evaluation of its model; no runs and no commit where nothing is tracked. `rewards`: mean
+    reward by iteration, of RL only. `best`: the number of steps whose weights validation sessions chose; None where the
+    last ones were kept."""
 
     seed: int
-    run_id: str
-    evaluation_run: str
-    commit: str
+    run_id: str | None
+    evaluation_run: str | None
+    commit: str | None
     seconds: float | None
     rewards: tuple[float, ...]
     best: int | None
@@ -72,9 +73,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Measured:
-    """A table. `commit` is where the code stands now; a training that was reused may name another one."""
+    """A table. `commit` is where the code stands now; a training that was reused may name another one. `source` says
+    what it was made from, and `command` by what."""
 
     commit: str
+    source: str
+    command: str
     profile: str
     whole: bool  # has all variants of the file
     seeds: tuple[int, ...]
@@ -93,9 +97,21 @@ class Measured:
 
 def measure(plan: Experiment, outcomes: Sequence[Outcome]) -> Measured:
     """Read the tracked runs of a table and compute everything that its pages show."""
-    names = [name for name in plan.variants if any(one.job.variant.name == name for one in outcomes)]
-    rows = {name: _row(plan, [one for one in outcomes if one.job.variant.name == name]) for name in names}
-    seeds = tuple(dict.fromkeys(one.job.seed for one in outcomes))
+    trainings: dict[str, list[Training]] = {}
+    for one in outcomes:
+        trainings.setdefault(one.job.variant.name, []).append(_training(one))
+    made = compute(plan, trainings, "the tracked runs at the end", "")
+    some = "" if made.whole else f" --variants {','.join(made.rows)}"
+    seeds = ",".join(str(seed) for seed in dict.fromkeys(one.job.seed for one in outcomes))
+    command = f"edit-r2 experiment table --profile {plan.profile} --seeds {seeds}{some}"
+    return replace(made, command=command)
+
+
+def compute(plan: Experiment, trainings: Mapping[str, Sequence[Training]], source: str, command: str) -> Measured:
+    """Everything that the pages of a table show, from the trainings of each of its variants."""
+    names = [name for name in plan.variants if name in trainings]
+    rows = {name: _row(plan, plan.variants[name], tuple(trainings[name])) for name in names}
+    seeds = tuple(dict.fromkeys(one.seed for found in trainings.values() for one in found))
     pairs = plan.pairs(names)
     paired = {pair: _differences(rows, *pair) for pair in pairs}
     parts = tuple(found for held_out in (False, True) if (found := _part(rows, pairs, held_out)).sessions)
@@ -105,14 +121,14 @@ def measure(plan: Experiment, outcomes: Sequence[Outcome]) -> Measured:
     parts = parts if len(parts) > 1 else ()
     whole = len(names) == len(plan.variants)
     labels = {key: shown for key, of in plan.labels.items() if (shown := tuple(name for name in of if name in rows))}
-    return Measured(commit, plan.profile, whole, seeds, plan.headline, figures, labels, rows, paired, parts)
+    return Measured(
+        commit, source, command, plan.profile, whole, seeds, plan.headline, figures, labels, rows, paired, parts
+    )
 
 
-def _row(plan: Experiment, outcomes: Sequence[Outcome]) -> Row:
-    variant = outcomes[0].job.variant
-    trainings = tuple(_training(one) for one in outcomes)
+def _row(plan: Experiment, variant: Variant, trainings: tuple[Training, ...]) -> Row:
     runs = [one.scores for one in trainings]
-    chosen = plan.parameters(variant, outcomes[0].job.seed)
+    chosen = plan.parameters(variant, trainings[0].seed)
     (data, steps), known = saw(variant, chosen), labelled(variant, chosen)
     means, gap = statistics.means(runs), statistics.contamination(runs)
     return Row(variant, data, known, steps, trainings, means, statistics.by_distance(runs), gap)

@@ -54,15 +54,12 @@ def page(found: Measured, pictures: Pictures) -> str:
 
 
 def _about(found: Measured) -> list[str]:
-    scores, seeds = found.any_scores, ",".join(str(seed) for seed in found.seeds)
-    benchmark, judge = scores.benchmark, scores.judge
-    some = "" if found.whole else f" --variants {','.join(found.rows)}"
-    command = f"edit-r2 experiment table --profile {found.profile} --seeds {seeds}{some}"
+    benchmark, judge = found.any_scores.benchmark, found.any_scores.judge
     return [
         f"{headline(found)}. Benchmark `{benchmark.name}` `{benchmark.digest}`, judge {judge.name} {judge.version}.",
-        f"Written at commit `{found.commit}` from the tracked runs at the end, by",
+        f"Written at commit `{found.commit}` from {found.source}, by",
         "",
-        f"    {command}",
+        f"    {found.command}",
         "",
         "Every model edits freely: each turn sees its own earlier pictures.",
         "",
@@ -170,8 +167,8 @@ def _runs(found: Measured) -> list[str]:
             seconds = "–" if one.seconds is None else f"{one.seconds:,.0f}"
             best = "last" if one.best is None else f"{one.best:,}"
             seed = str(one.seed) if row.variant.seeded else "–"
-            runs = (f"`{one.run_id}`", f"`{one.evaluation_run}`")
-            lines.append(_line(name, seed, *runs, one.commit, seconds, best, *shown))
+            runs = (f"`{run}`" if run else "–" for run in (one.run_id, one.evaluation_run))
+            lines.append(_line(name, seed, *runs, one.commit or "–", seconds, best, *shown))
     return lines
 
 

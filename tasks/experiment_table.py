@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,19 +36,23 @@ class Table:
 def conclude(run: tracking.ActiveRun, plan: Experiment, outcomes: Sequence[Outcome], write: str | None) -> Table:
     """Measure, draw and write; the table's run keeps all of it and hands on what it was made from."""
     found = measure(plan, outcomes)
-    numbers = results(found)
-    with TemporaryDirectory() as place:
-        folder = _filled(Path(place), found, numbers)
-        run.artifact(folder)
-        written = _publish(folder, Path(write)) if write else []
+    made = put(found, write, report.where_to_look(run.experiment_id, run.run_id), run.artifact)
     if not run.reused:
         run.report(0, _metrics(found))
         evaluations = {outcome.job.label: asdict(outcome.evaluation) for outcome in outcomes}
         run.finish({"evaluations": {label: one["run_id"] for label, one in evaluations.items()}})
-    reading = experiment_page.reading(found)
-    _summarise(found, reading)
-    where = report.where_to_look(run.experiment_id, run.run_id)
-    return Table(numbers, _grid(found), reading, written, where)
+    _summarise(found, made.reading)
+    return made
+
+
+def put(found: Measured, write: str | None, where: str, keep: Callable[[Path], object] = bool) -> Table:
+    """Draw a table and write it where it is wanted; `keep` gets the folder of its files first."""
+    numbers = results(found)
+    with TemporaryDirectory() as place:
+        folder = _filled(Path(place), found, numbers)
+        keep(folder)
+        written = _publish(folder, Path(write)) if write else []
+    return Table(numbers, _grid(found), experiment_page.reading(found), written, where)
 
 
 def results(found: Measured) -> dict[str, Any]:
