@@ -50,7 +50,6 @@ class Pool(StrEnum):
 def worker(
     pool: Annotated[Pool, typer.Argument(help="Which of the two: EDIT_R2_CPU_POOL or EDIT_R2_GPU_POOL.")],
     limit: Annotated[int | None, typer.Option(min=1, help="Flow runs at a time; default: any number.")] = None,
-    debug: Debug = False,
 ) -> None:
     """Serve a work pool of the Prefect server from this machine, until it is stopped.
 
@@ -58,8 +57,7 @@ def worker(
     """
     from tasks import services
 
-    chosen = prepare(debug)
-    services.become_worker(chosen.cpu_pool if pool is Pool.CPU else chosen.gpu_pool, limit)
+    services.become_worker(pool is Pool.GPU, limit)
 
 
 def status(as_json: Json = False, debug: Debug = False) -> None:

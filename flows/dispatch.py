@@ -98,5 +98,5 @@ def _wait(run: FlowRun) -> State[Any]:
             if state is not None and state.is_final():
                 return state
             time.sleep(POLL_SECONDS)
-    remedy = "Start a worker for its pool (`prefect worker start --pool gpu`), or raise EDIT_R2_STAGE_TIMEOUT"
+    remedy = "Start a worker for its pool (`edit-r2 worker gpu`), or raise EDIT_R2_STAGE_TIMEOUT"
     raise ServiceError(f"flow run {run.name} did not end within {settings().stage_timeout:g} s", remedy)

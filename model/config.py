@@ -91,7 +91,7 @@ class ValidationConfig:
 class DropoutConfig:
     """Shares of conditions that learning hides, so that guidance has something to part from (BAGEL: 0.1, 0.3, 0.3)."""
 
-    text: Share = 0.0  # instructions; traces that are learned stay
+    text: Share = 0.0  # instructions, each with its trace
     vit: Share = 0.0  # pictures as the encoder sees them
     clean: Share = 0.0  # pictures as latents
 

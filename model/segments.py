@@ -128,14 +128,19 @@ def drop_conditions(
 ) -> list[Segment]:
     """Condition dropout, one draw per segment: what guidance will hide is sometimes hidden in training.
 
-    Noise and supervised texts stay. A dropped picture still takes its rope id, as in the official training.
+    With an instruction its trace goes, and what it would teach: guidance hides both. Noise stays. A dropped picture
+    still takes its rope id, as in the official training.
     """
     chances = {Kind.TEXT: text, Kind.VIT: vit, Kind.CLEAN: clean, Kind.NOISY: 0.0}
     draws = torch.rand(len(segments), generator=random).tolist()
-    return [
-        segment if segment.supervised or draw >= chances[segment.kind] else replace(segment, dropped=True)
-        for segment, draw in zip(segments, draws, strict=True)
-    ]
+    kept, silent = [], set()
+    for segment, draw in zip(segments, draws, strict=True):
+        said = segment.kind == Kind.TEXT and segment.supervised
+        hidden = segment.turn in silent if said else draw < chances[segment.kind]
+        if hidden and segment.kind == Kind.TEXT:
+            silent.add(segment.turn)
+        kept.append(replace(segment, dropped=True, supervised=False) if hidden else segment)
+    return kept
 
 
 def picture_segments(picture: int, turn: int, use_vit: bool = True) -> list[Segment]:

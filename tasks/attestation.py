@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -146,18 +147,14 @@ def _datasets(books: Books, run: Run) -> list[DatasetOrigin]:
 
 
 def _validation(books: Books, experiment: str, digest: str) -> tuple[bool | None, str | None]:
-    """Whether the expectations of the run that built a dataset passed, as that run signed, and their report as a kept
-    document."""
-    client = books.registry.client
+    """Whether a run that built a data set signed that it met its expectations (None: nobody did), and the report as a
+    kept document."""
+    client, about = books.registry.client, witness.expectations_of(digest)
     runs = client.search_runs([experiment], f"tags.`{Tag.DATASET}` = '{digest}' and attributes.status = 'FINISHED'")
     for run in runs:
-        try:
-            note = witness.read(books, recording.result(run).get("note"))
-        except SignatureError:
-            continue
-        for verdict in ("passed", "failed"):
-            if note["about"] == witness.expectations_of(digest, verdict):
-                return verdict == "passed", _report(books, run.info.run_id, note["sha256"])
+        with suppress(SignatureError):
+            signed = witness.found_about(books, recording.result(run).get("note"), about)
+            return True, _report(books, run.info.run_id, signed)
     return None, None
 
 
@@ -229,8 +226,18 @@ def evidence(
         benchmark_digest=benchmark_digest,
         parent_digest=parents[0]["digest"]["sha256"] if parents else None,
         parent_signed=_signed(books, parents[0]) if parents else None,
-        reward=reward_trend(books, model.run_id),
+        reward=reward_trend(books, _unchanged_run(books, build["internalParameters"])),
     )
+
+
+def _unchanged_run(books: Books, stated: Mapping[str, Any]) -> str:
+    """The run that made a model. Raises UserError when its record is no longer that of the statement: its rewards count
+    before the gates."""
+    run_id = str(stated["run_id"])
+    if record_digest(books.registry.run_record(run_id)) != stated["run_record"]:
+        problem = f"run {run_id[:8]}: parameters, tags, metrics or inputs were changed after its model was signed for"
+        raise UserError(problem, "Find out who changed them, or train again")
+    return run_id
 
 
 def _known(item: Mapping[str, Any], locked: Mapping[str, str], pushed: Mapping[str, bool]) -> DatasetEvidence:

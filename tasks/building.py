@@ -8,9 +8,11 @@ from data.errors import UserError
 from mlflow_config.settings import Stage, Tag
 from tasks import datasets, identity, tracking, witness
 from tasks.books import open_books
+from tasks.canonical import sha256
 from tasks.datasets import Dataset, Name
 from tasks.parameters import Parameters
 from tasks.settings import settings
+from tasks.signing import SignatureError
 from tasks.work import work
 
 STAGES: dict[Name, Stage] = {"sessions": Stage.BUILD_DATASET, "benchmark": Stage.BUILD_BENCHMARK}
@@ -38,7 +40,7 @@ def build(parameters: Parameters, name: Name, parent_run: str | None = None) -> 
             found = datasets.build(parameters.profile, name, push=False).digest
         except UserError:
             return False  # the run is opened again and fails there, on record
-        return found == result["digest"] and bool(result.get("note"))
+        return found == result.get("digest") and _signed(result.get("note"), found)
 
     with tracking.stage(spec(parameters, name, parent_run), confirmed) as run:
         if run.reused:
@@ -74,7 +76,7 @@ def record_input(run: tracking.ActiveRun, dataset: Dataset, context: str) -> Non
 
 
 def _validate(run: tracking.ActiveRun, dataset: Dataset) -> str:
-    """Run the expectations, keep their result with the run and sign it, and stop at a critical failure.
+    """Run the expectations, keep their result with the run, stop at a critical failure, and sign.
 
     Returns:
         SHA-256 of the signed note.
@@ -84,9 +86,16 @@ def _validate(run: tracking.ActiveRun, dataset: Dataset) -> str:
     report = expectations.validate(dataset)
     run.text(report.as_json(), "validation.json")
     run.text(report.html, "validation.html")
-    verdict = "passed" if report.success else "failed"
-    run.tag({Tag.VALIDATION: verdict})
-    about = witness.expectations_of(dataset.digest, verdict)
-    note = witness.witness(open_books(), report.as_json().encode(), about)
+    run.tag({Tag.VALIDATION: "passed" if report.success else "failed"})
     report.raise_for_failure()
-    return note
+    about = witness.expectations_of(dataset.digest)
+    return witness.witness(open_books(), sha256(report.as_json().encode()), about)
+
+
+def _signed(note: object, digest: str) -> bool:
+    """Whether a trusted key signed that a data set met its expectations."""
+    try:
+        witness.found_about(open_books(), note, witness.expectations_of(digest))
+    except SignatureError:
+        return False
+    return True

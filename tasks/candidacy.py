@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from data.errors import UserError
 from tasks import attestation
 from tasks.books import Books
 from tasks.decision import Decision
@@ -42,9 +43,16 @@ def enter(books: Books, model: ModelRecord, decision: Decision, reason: str, wor
 
 
 def assess(books: Books, policy: Policy, model: ModelRecord, standing: Standing) -> Decision:
-    """Decide and keep the decision, without entering anything: what a dry run shows, what a person approves."""
+    """Decide and keep the decision, without entering anything: what a dry run shows, what a person approves.
+
+    Raises:
+        UserError: the statement does not hold, or what MLflow says of the model's run or parent differs from it.
+    """
     named = standing.candidate.benchmark.name
     known = attestation.evidence(books, model, standing.benchmark_digest, standing.locked, standing.pushed, named)
+    if standing.parent is not None and standing.parent.model_digest != known.parent_digest:
+        problem = f"MLflow names another parent of model {model.model_id} than its statement"
+        raise UserError(problem, "Find out who changed its tags, and restore the registry")
     return file_decision(books.shelf, policy, standing.candidate, standing.champion, known, standing.parent)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -30,3 +31,8 @@ def plain(item: Any) -> Any:
 def sha256(data: bytes) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def is_digest(value: object) -> bool:
+    """Whether a value is a SHA-256 in hexadecimal: nothing else that comes from outside may name a file."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from data.errors import UserError
 from model.atomic import write_atomically
-from tasks.canonical import sha256
+from tasks.canonical import is_digest, sha256
 from tasks.locks import file_lock
 
 if TYPE_CHECKING:
@@ -34,14 +34,18 @@ class Shelf(Protocol):
         """Keep a document; its SHA-256."""
 
     def get(self, digest: str) -> bytes:
-        """The bytes kept under a digest, unchecked. Raises UserError when there are none."""
+        """The bytes kept under a digest, unchecked. Raises Missing when there are none, as under what is no digest."""
 
     def digests(self) -> list[str]:
         """Names of every document, sorted."""
 
 
-def _missing(digest: str) -> UserError:
-    return UserError(f"document {digest[:12]} is not kept here", "Restore it from a backup or from an exported folder")
+class Missing(UserError):
+    """No document is kept under that digest."""
+
+
+def _missing(digest: str) -> Missing:
+    return Missing(f"document {digest[:12]} is not kept here", "Restore it from a backup or from an exported folder")
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class FolderShelf:
 
     def get(self, digest: str) -> bytes:
         """See `Shelf`."""
+        if not is_digest(digest):
+            raise _missing(str(digest))
         try:
             return self._path(digest).read_bytes()
         except FileNotFoundError as error:
@@ -153,6 +159,8 @@ class BucketShelf:
         """See `Shelf`."""
         from tasks.storage_errors import NotStored
 
+        if not is_digest(digest):
+            raise _missing(str(digest))
         try:
             return self.storage.get(f"documents/{digest}")
         except NotStored as error:

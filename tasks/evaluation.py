@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,18 @@ from mlflow_config.settings import Stage, Tag
 from model.atomic import replace_folder, write_atomically
 from tasks import building, identity, models, progress, tracking, witness
 from tasks.books import Books, open_books
-from tasks.canonical import sha256
+from tasks.canonical import is_digest, sha256
 from tasks.datasets import Dataset
 from tasks.models import ModelRecord
 from tasks.parameters import Parameters, flat
-from tasks.scores import Scores, read_scores
+from tasks.scores import Scores, parse_scores
 from tasks.settings import settings
 from tasks.signing import SignatureError
 from tasks.work import work
+
+
+class Damaged(UserError):
+    """A score sheet that is not the one with its digest."""
 
 
 @dataclass(frozen=True)
@@ -37,42 +41,70 @@ class Evaluation:
     digest: str
     note: str
 
+    def __post_init__(self) -> None:
+        if not (is_digest(self.digest) and is_digest(self.note)):  # they name files
+            raise Damaged(f"the result of evaluation {self.run_id} names no digests", "Evaluate the model again")
+
     def scores(self) -> dict[str, Any]:
         """The score sheet, from the cache or the run's artifacts."""
-        sheet: dict[str, Any] = json.loads(self.path().read_text())
-        return sheet
+        return dict(json.loads(self._bytes()))
 
-    def proven(self, books: Books, model: str, benchmark: str) -> Scores:
-        """The scores that the gates may go by: those that were signed for a model on a benchmark, by their digests.
+    def proven(self, books: Books, spec: tracking.Spec, model: str, benchmark: str) -> Scores:
+        """The scores that the gates may go by: those that were signed for this evaluation.
+
+        Args:
+            books: hold the note and the trusted keys.
+            spec: of the evaluation that it should be.
+            model: digest of the model.
+            benchmark: digest of the benchmark.
 
         Raises:
             UserError: nobody signed for them, or for others.
         """
-        sheet = self.path()
         try:
-            witness.check(books, self.note, sheet.read_bytes(), witness.scores_of(model, benchmark))
+            self.check(books, witness.scores_of(model, benchmark, spec.fingerprint))
         except SignatureError as error:
             problem = f"the scores of model {self.model_id} in run {self.run_id[:8]} do not hold: {error}"
             raise UserError(problem, "Find out who changed them; `edit-r2 evaluate` scores the model again") from error
-        return read_scores(sheet)
+        return parse_scores(self._bytes(), "scores.json")
+
+    def check(self, books: Books, about: Mapping[str, str]) -> None:
+        """Raises SignatureError unless a trusted key signed that this sheet, by its digest, was found about it."""
+        if witness.found_about(books, self.note, about) != self.digest:
+            raise SignatureError("another sheet was signed")
 
     def path(self) -> Path:
-        """scores.json on this disk; `strips/` lies beside it when the evaluation drew any."""
+        """scores.json on this disk; `strips/` lies beside it when the evaluation drew any.
+
+        Raises:
+            Damaged: what the run's artifacts hold is not the sheet with this digest.
+        """
         folder = _cached(self.digest)
-        if not self._holds(folder / "scores.json"):
+        if not self._is(folder / "scores.json"):
             with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as place:
-                got = tracking.client().download_artifacts(self.run_id, "evaluation", place)
-                replace_folder(Path(got), folder)
+                got = Path(tracking.client().download_artifacts(self.run_id, "evaluation", place))
+                if not self._is(got / "scores.json"):
+                    raise Damaged(f"the score sheet of run {self.run_id[:8]} was changed", "Evaluate the model again")
+                replace_folder(got, folder)
         return folder / "scores.json"
+
+    def _bytes(self) -> bytes:
+        """The score sheet, once it is known to be that of the digest."""
+        found = self.path().read_bytes()
+        if sha256(found) != self.digest:
+            raise Damaged(
+                f"the score sheet of run {self.run_id[:8]} was changed just now", "Run the same command again"
+            )
+        return found
 
     def is_stored(self) -> bool:
         """Whether the score sheet is in the cache or among the run's artifacts."""
-        if self._holds(_cached(self.digest) / "scores.json"):
+        if self._is(_cached(self.digest) / "scores.json"):
             return True
         listed = tracking.client().list_artifacts(self.run_id, "evaluation")
         return any(file.path == "evaluation/scores.json" for file in listed)
 
-    def _holds(self, sheet: Path) -> bool:
+    def _is(self, sheet: Path) -> bool:
         return sheet.exists() and sha256(sheet.read_bytes()) == self.digest
 
 
@@ -100,10 +132,9 @@ def evaluate(
     label: str | None = None,
 ) -> Evaluation:
     """Free-running edits over every turn of the benchmark, judged. `label` tells evaluations apart where shown."""
-    books = open_books()
-    about = witness.scores_of(model.digest, benchmark.digest)
-    holds = partial(_holds, books, about)
-    with tracking.stage(spec(parameters, benchmark, model, parent_run, label), holds) as run:
+    books, wanted = open_books(), spec(parameters, benchmark, model, parent_run, label)
+    about = witness.scores_of(model.digest, benchmark.digest, wanted.fingerprint)
+    with tracking.stage(wanted, partial(_holds, books, about)) as run:
         if run.reused:
             progress.say_once(f"[cyan]same[/cyan] {run.spec.name}, nothing changed")
             return Evaluation(**run.result)
@@ -115,9 +146,9 @@ def evaluate(
         run.report(0, dict(summary_metrics(json.loads(path.read_text())["summary"])), **shown)
         run.artifact(path.parent, "evaluation")
         log_strips(run, path.parent)
-        sheet = path.read_bytes()
-        note = witness.witness(books, sheet, about)
-        result = Evaluation(model.name, model.model_id, run.run_id, sha256(sheet), note)
+        digest = sha256(path.read_bytes())
+        note = witness.witness(books, digest, about)
+        result = Evaluation(model.name, model.model_id, run.run_id, digest, note)
         run.finish(asdict(result))
     _keep(path.parent, result.digest)
     shutil.rmtree(run.folder, ignore_errors=True)
@@ -135,7 +166,9 @@ def _evaluate(run: tracking.ActiveRun, parameters: Parameters, benchmark: Datase
             advance(metrics.get("progress", 0.0), "")
 
         target = run.folder / "scores"
-        path = judge(parameters.evaluation, models.fetch(model.model_id), benchmark.folder, target, report)
+        path = judge(
+            parameters.evaluation, models.fetch(model.model_id, model.digest), benchmark.folder, target, report
+        )
     sheet = json.loads(path.read_text())
     sheet |= {
         "profile": parameters.profile,
@@ -180,13 +213,15 @@ def log_strips(run: tracking.ActiveRun, folder: Path) -> None:
         tracking.client().log_table(run.run_id, table, "strips.json")
 
 
-def _holds(books: Books, about: dict[str, str], found: dict[str, Any]) -> bool:
+def _holds(books: Books, about: Mapping[str, str], found: dict[str, Any]) -> bool:
     """Whether the stored score sheet is what was signed for; a store that does not answer raises what it raises."""
     try:
         kept = Evaluation(**found)
-    except TypeError:
+        kept.check(books, about)
+        return kept.is_stored() and kept.path().exists()
+    except (TypeError, SignatureError, Damaged) as error:
+        progress.say_once(f"[yellow]again[/yellow] the scores of run {found.get('run_id')} do not hold: {error}")
         return False
-    return kept.is_stored() and witness.holds(books, kept.note, kept.path().read_bytes(), about)
 
 
 def _cached(digest: str) -> Path:

@@ -7,12 +7,11 @@ Formats: in-toto attestation framework v1; SLSA provenance v1. The build level c
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from data.errors import UserError
-from tasks.canonical import canonical, sha256
+from tasks.canonical import canonical, is_digest, sha256
 from tasks.decision import Decision
 from tasks.documents import Shelf
 from tasks.origin import Origin
@@ -136,7 +135,7 @@ def check_schema(payload: Mapping[str, Any]) -> None:
 def _check_digests(digests: Mapping[str, str]) -> None:
     """In-toto writes digests in lower-case hexadecimal; SHA-256 has 64 digits."""
     for algorithm, digest in digests.items():
-        if algorithm == "sha256" and not re.fullmatch("[0-9a-f]{64}", digest):
+        if algorithm == "sha256" and not is_digest(digest):
             raise ValueError(f"{digest[:12]!r} is no SHA-256 digest")
 
 

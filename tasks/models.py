@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from data.errors import UserError
 from mlflow_config.settings import MODEL_TYPE, Tag
 from tasks import tracking
+from tasks.canonical import is_digest
 from tasks.settings import settings
 
 if TYPE_CHECKING:
@@ -99,9 +100,10 @@ def record(model_id: str) -> ModelRecord:
 
     try:
         found = tracking.client().get_logged_model(model_id)
-        return ModelRecord(
-            found.name, model_id, found.tags[Tag.DIGEST], str(found.source_run_id), found.tags.get(Tag.PARENT)
-        )
+        digest, parent = found.tags[Tag.DIGEST], found.tags.get(Tag.PARENT)
+        if not is_digest(digest):  # it names a folder of the cache
+            raise UserError(f"the digest of model {model_id} in MLflow is none", "Find out who changed its tags")
+        return ModelRecord(found.name, model_id, digest, str(found.source_run_id), parent)
     except (MlflowException, KeyError) as error:
         if isinstance(error, MlflowException) and error.error_code not in UNKNOWN:
             raise
@@ -109,13 +111,20 @@ def record(model_id: str) -> ModelRecord:
         raise UserError(f"MLflow holds no model {model_id} of this project", remedy) from error
 
 
-def fetch(model_id: str) -> Path:
+def fetch(model_id: str, expected: str | None = None) -> Path:
     """Local folder of a model, downloaded at need, every byte checked against the digest it was logged with.
+
+    Args:
+        model_id: of the logged model.
+        expected: the digest that it must be, where the caller knows one from elsewhere than MLflow.
 
     Raises:
         UserError: no such model, its files are gone, or they differ from the digest.
     """
     known = record(model_id)
+    if expected not in (None, known.digest):
+        problem = f"MLflow gives model {model_id} the digest {known.digest[:12]}, which is not {str(expected)[:12]}"
+        raise Differs(problem, "Find out who changed its tags, and restore the registry")
     cached = settings().folder("models") / known.digest[:12]
     if cached.is_dir() and _holds(cached, known.digest):
         return cached

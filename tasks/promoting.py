@@ -113,9 +113,9 @@ def decide(
         return Case(books.alias, model, None, reigning.version)
     locked, pushed = _data_state(parameters.profile)
     standing = Standing(
-        candidate=candidate.proven(books, model.digest, benchmark.digest),
+        candidate=_proven(books, candidate, parameters, benchmark, model),
         champion=_champion_scores(parameters, benchmark, books, parent_run),
-        parent=parent.proven(books, models.record(parent.model_id).digest, benchmark.digest) if parent else None,
+        parent=_proven(books, parent, parameters, benchmark, models.record(parent.model_id)) if parent else None,
         benchmark_digest=benchmark.digest,
         locked=locked,
         pushed=pushed,
@@ -188,7 +188,13 @@ def _champion_scores(parameters: Parameters, benchmark: Dataset, books: Books, p
     if champion is None:
         return None
     found: Evaluation = evaluation.evaluate.fn(parameters, benchmark, replace(champion, name="champion"), parent_run)
-    return found.proven(books, champion.digest, benchmark.digest)
+    return _proven(books, found, parameters, benchmark, champion)
+
+
+def _proven(books: Books, found: Evaluation, parameters: Parameters, benchmark: Dataset, model: ModelRecord) -> Scores:
+    """The scores of a model, as signed for it."""
+    wanted = evaluation.spec(parameters, benchmark, model)
+    return found.proven(books, wanted, model.digest, benchmark.digest)
 
 
 def _data_state(profile: str) -> tuple[dict[str, str], dict[str, bool]]:

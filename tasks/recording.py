@@ -54,8 +54,12 @@ def client() -> MlflowClient:
 
 
 def result(run: Run) -> dict[str, Any]:
-    """What a finished stage handed on; empty when it did not finish."""
-    return dict(json.loads(run.data.tags.get(Tag.RESULT, "{}"))) if run.info.status == "FINISHED" else {}
+    """What a finished stage handed on; empty when it did not finish, or what stands there is no JSON object."""
+    try:
+        found = json.loads(run.data.tags.get(Tag.RESULT, "{}"))
+    except ValueError:
+        return {}
+    return found if run.info.status == "FINISHED" and isinstance(found, dict) else {}
 
 
 class ActiveRun:

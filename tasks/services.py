@@ -26,6 +26,7 @@ from tasks.settings import SERVICES, Dispatch, Settings, prepare, settings
 
 START_SECONDS = 180.0
 STOP_SECONDS = 10.0
+LOG_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 
 
 @dataclass(frozen=True)
@@ -126,17 +127,18 @@ def down() -> list[Service]:
     return found
 
 
-def become_worker(pool: str, limit: int | None) -> NoReturn:
-    """Turn this process into a worker of a pool of the configured Prefect server: what it runs inherits the settings.
+def become_worker(gpu: bool, limit: int | None) -> NoReturn:
+    """Turn this process into a worker of the configured Prefect server: what it runs inherits the settings.
 
     Args:
-        pool: name of the pool in that server.
+        gpu: serve the pool for trainings and evaluations; else that for everything else.
         limit: flow runs at a time; None: any number.
 
     Raises:
         ServiceError: a configured server does not answer.
         UserError: no Prefect server is configured.
     """
+    os.environ.setdefault(LOG_LEVEL, "INFO")  # commands keep Prefect's logs from their terminal; a worker says no more
     chosen = prepare()
     if chosen.prefect_api_url is None:
         raise UserError(
@@ -144,8 +146,9 @@ def become_worker(pool: str, limit: int | None) -> NoReturn:
         )
     require_reachable(chosen)
     bound = [] if limit is None else ["--limit", str(limit)]
+    command = [*worker_command(chosen.gpu_pool if gpu else chosen.cpu_pool), *bound]
     os.chdir(chosen.root)
-    os.execv(sys.executable, [sys.executable, "-m", *worker_command(pool), *bound])
+    os.execv(sys.executable, [sys.executable, "-m", *command])
 
 
 def worker_command(pool: str) -> list[str]:

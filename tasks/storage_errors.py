@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from data.errors import UserError
+from tasks.failures import ServiceError
 
 _FORBIDDEN = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "ExpiredToken"}
 ABSENT = {"404", "NoSuchKey", "NotFound"}
@@ -34,7 +35,7 @@ def told(what: str, store: str) -> Iterator[None]:
     except NoCredentialsError as error:
         raise UserError(f"{what}: no credentials", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
     except (NoConnection, HTTPClientError) as error:
-        raise UserError(f"{what}: {store} does not answer", "Check its address and that it runs") from error
+        raise ServiceError(f"{what}: {store} does not answer", "Check its address and that it runs") from error
     except ClientError as error:
         raise _translate(error, what) from error
     except (Boto3Error, BotoCoreError) as error:

@@ -141,7 +141,7 @@ def _tuning(name: Literal["sft", "rl"], config: Any, sessions: Dataset, parent: 
     """The trainer of a stage, in this process or, where the settings ask for several, by `torchrun`."""
 
     def train(folder: Path, report: Report) -> Path:
-        places = (models.fetch(parent.model_id), sessions.folder, folder)
+        places = (models.fetch(parent.model_id, parent.digest), sessions.folder, folder)
         if settings().processes > 1:
             from tasks import launch
 

@@ -1,4 +1,4 @@
-"""Signed notes about what a stage found out: score sheets, and whether a data set passed its expectations.
+"""Signed notes about what a stage found out: score sheets, and that a data set met its expectations.
 
 MLflow holds both, and whoever may write there could put other numbers in their place before the gates read them. A note
 lies among the kept documents, as the statements of models do, and names the bytes by their digest.
@@ -7,69 +7,52 @@ lies among the kept documents, as the statements of models do, and names the byt
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from data.errors import UserError
 from tasks.books import Books
-from tasks.canonical import sha256
+from tasks.documents import Missing
 from tasks.signing import SignatureError, sign, verify
 
 NOTE_TYPE = "application/vnd.edit-r2.note+json"
 
 
-def witness(books: Books, found: bytes, about: Mapping[str, str]) -> str:
-    """Sign that these bytes were found about something.
+def witness(books: Books, found: str, about: Mapping[str, str]) -> str:
+    """Sign what was found about something.
 
     Args:
         books: where the note is kept, and who signs.
-        found: the bytes.
+        found: SHA-256 of the bytes that say what was found.
         about: what they are, and of what, by digest.
 
     Returns:
         SHA-256 of the signed note.
     """
-    return books.shelf.put(sign({"sha256": sha256(found), "about": dict(about)}, NOTE_TYPE, books.identity))
+    return books.shelf.put(sign({"sha256": found, "about": dict(about)}, NOTE_TYPE, books.identity))
 
 
-def read(books: Books, note: str | None) -> dict[str, Any]:
-    """What a note says: `sha256` of the bytes, and what they are `about`.
+def found_about(books: Books, note: object, about: Mapping[str, str]) -> str:
+    """SHA-256 of what was found about something, as signed in a note; `note` may come from anywhere.
 
     Raises:
-        SignatureError: there is no such note, or it bears no trusted signature.
+        SignatureError: there is no such note, it bears no trusted signature, or it is about something else.
+        UserError: the store of the documents does not answer.
     """
     if not note:
         raise SignatureError("nobody signed for it")
     try:
-        envelope = books.shelf.get(note)
-    except UserError as error:
+        envelope = books.shelf.get(str(note))
+    except Missing as error:
         raise SignatureError(str(error)) from error
-    return dict(verify(envelope, NOTE_TYPE, books.trusted)[0])
-
-
-def check(books: Books, note: str | None, found: bytes, about: Mapping[str, str]) -> None:
-    """Hold bytes against their note.
-
-    Raises:
-        SignatureError: it does not hold, or it is about other bytes or about something else.
-    """
-    if read(books, note) != {"sha256": sha256(found), "about": dict(about)}:
+    payload, _ = verify(envelope, NOTE_TYPE, books.trusted)
+    if payload["about"] != dict(about):
         raise SignatureError("what was signed is something else")
+    return str(payload["sha256"])
 
 
-def holds(books: Books, note: str | None, found: bytes, about: Mapping[str, str]) -> bool:
-    """Whether `check` finds nothing."""
-    try:
-        check(books, note, found, about)
-    except SignatureError:
-        return False
-    return True
+def scores_of(model: str, benchmark: str, fingerprint: str) -> dict[str, str]:
+    """What a note about a score sheet is about: model and benchmark by digest, and the evaluation's fingerprint."""
+    return {"what": "scores", "model": model, "benchmark": benchmark, "fingerprint": fingerprint}
 
 
-def scores_of(model: str, benchmark: str) -> dict[str, str]:
-    """What a note about a score sheet is about: digests of model and benchmark."""
-    return {"what": "scores", "model": model, "benchmark": benchmark}
-
-
-def expectations_of(dataset: str, verdict: str) -> dict[str, str]:
-    """What a note about the report on a data set is about: its digest, and whether it passed."""
-    return {"what": "expectations", "dataset": dataset, "verdict": verdict}
+def expectations_of(dataset: str) -> dict[str, str]:
+    """What a note about the report on a data set that met its expectations is about: its digest."""
+    return {"what": "met expectations", "dataset": dataset}

@@ -18,7 +18,7 @@ from data.errors import UserError
 from flows import approving
 from flows.promote import promote
 from flows.retrain import retrain
-from tasks import parameters, promoting, recording, tracking
+from tasks import building, evaluation, models, parameters, promoting, recording, tracking
 from tasks.approval import sign_approval
 from tasks.books import open_books
 from tasks.evaluation import Evaluation
@@ -112,6 +112,25 @@ def test_a_model_is_not_judged_as_one_of_another_profile(asking):
     with pytest.raises(UserError, match="is of profile smoke") as found:
         promoting.decide.fn(other, None, scores, None)
     assert "--profile smoke" in found.value.remedy
+
+
+def test_the_gates_go_by_signed_scores_of_the_signed_parent_alone(asking):
+    chosen = parameters.load("smoke")
+    benchmark = building.current(chosen, "benchmark")
+    family = [models.record(asking.model_id)]
+    while family[-1].parent:
+        family.append(models.record(family[-1].parent))
+    rl, sft, base = (evaluation.evaluate.fn(chosen, benchmark, model) for model in family)
+    assert promoting.decide.fn(chosen, benchmark, rl, sft).decision.digest == asking.decision
+    for forged in ((unsigned(rl), sft), (rl, unsigned(sft))):
+        with pytest.raises(UserError, match="do not hold"):
+            promoting.decide.fn(chosen, benchmark, *forged)
+    with pytest.raises(UserError, match="another parent"):
+        promoting.decide.fn(chosen, benchmark, rl, base)
+
+
+def unsigned(scores):
+    return dataclasses.replace(scores, note="0" * 64)
 
 
 def test_a_paused_run_goes_on_with_a_signed_answer(lasting):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from prefect.client.orchestration import get_client
 
 from data.errors import UserError
 from flows.retrain import retrain
-from mlflow_config.settings import RETRAIN, Tag, stage_tag
+from mlflow_config.settings import RETRAIN, Stage, Tag, stage_tag
 from tasks import building, datasets, tracking
 from tasks.books import open_books
 from tasks.locks import place
@@ -64,6 +66,15 @@ def test_a_failing_stage_fails_its_run_the_retraining_and_the_flow_and_is_taken_
     assert done.run_id == parent.info.run_id and parents()[0].info.status == "FINISHED"
     tags = tracking.client().get_run(done.run_id).data.tags
     assert tags[stage_tag("train_rl")] == stage.info.run_id
+
+
+def test_a_build_that_nobody_signed_for_is_checked_again(trainers):
+    retrain("smoke")
+    (built,) = tracking.find("smoke", Stage.BUILD_DATASET)
+    forged = tracking.result(built) | {"note": "0" * 64}
+    tracking.client().set_tag(built.info.run_id, Tag.RESULT, json.dumps(forged))
+    retrain("smoke")
+    assert len(tracking.find("smoke", Stage.BUILD_DATASET)) == 2
 
 
 def test_a_store_with_a_bad_moment_is_asked_again(trainers, monkeypatch):

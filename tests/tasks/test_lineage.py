@@ -191,7 +191,7 @@ def test_that_a_data_set_passed_counts_only_where_the_run_that_checked_it_signed
     def valid(digest: str) -> bool | None:
         return attestation.evidence(house.books, model, digest, {}, {}, benchmark="bench").datasets[-1].valid
 
-    def enter(digest: str, **result: str) -> None:
+    def enter(digest: str, **result: object) -> None:
         tags = {Tag.DATASET: digest, Tag.VALIDATION: "passed", Tag.RESULT: json.dumps(result)}
         run = house.client.create_run(house.experiment, tags={str(key): value for key, value in tags.items()})
         house.client.set_terminated(run.info.run_id, "FINISHED")
@@ -202,7 +202,15 @@ def test_that_a_data_set_passed_counts_only_where_the_run_that_checked_it_signed
     enter("a.dir")
     enter("b.dir", note="0" * 64)
     enter("c.dir", note=note)
-    assert [valid(name) for name in (signed, "a.dir", "b.dir", "c.dir")] == [True, None, None, None]
+    enter("d.dir", note=5)
+    assert [valid(name) for name in (signed, "a.dir", "b.dir", "c.dir", "d.dir")] == [True, None, None, None, None]
+
+
+def test_rewards_that_were_changed_after_the_model_was_signed_for_do_not_count(house):
+    model = family(house, "fourth")
+    house.client.log_metric(model.run_id, "rl/reward", 0.9, step=-1)
+    with pytest.raises(UserError, match="were changed after its model was signed for"):
+        attestation.evidence(house.books, model, "b.dir", {}, {})
 
 
 def test_a_model_without_a_statement_is_named(house):

@@ -99,9 +99,10 @@ def test_up_starts_nothing_where_servers_are_configured(bare, monkeypatch):
         services.up()
 
 
-def test_a_worker_needs_a_server(bare):
-    with pytest.raises(UserError, match="PREFECT_API_URL"):
-        services.become_worker("cpu", None)
+def test_a_worker_needs_a_server(bare, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(UserError, match="needs a Prefect server"):
+        services.become_worker(False, None)
 
 
 def test_a_worker_hands_the_settings_of_its_machine_on(bare, monkeypatch):
@@ -112,15 +113,18 @@ def test_a_worker_hands_the_settings_of_its_machine_on(bare, monkeypatch):
         server.listen()
         monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.getsockname()[1]}/api")
         monkeypatch.setenv("EDIT_R2_S3_ENDPOINT", "http://store.example")
-        monkeypatch.delenv("DO_NOT_TRACK", raising=False)
+        monkeypatch.setenv("EDIT_R2_GPU_POOL", "gpus")
+        for name in ("DO_NOT_TRACK", services.LOG_LEVEL):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.chdir(bare)
         settings.cache_clear()
         started = {}
         monkeypatch.setattr(os, "execv", lambda path, words: started.update(words=words, environment=dict(os.environ)))
-        services.become_worker("gpus", 1)
+        services.become_worker(True, 1)
     assert started["words"][1:] == [
         *("-m", "prefect", "worker", "start", "--pool", "gpus", "--type", "process", "--limit", "1")
     ]
-    assert started["environment"]["DO_NOT_TRACK"] == "true"
+    assert started["environment"]["DO_NOT_TRACK"] == "true" and started["environment"][services.LOG_LEVEL] == "INFO"
     assert started["environment"]["AWS_ENDPOINT_URL_S3"] == "http://store.example"
 
 

@@ -13,6 +13,8 @@ from mlflow_config.settings import Tag
 from tasks import evaluation, models, tracking
 from tasks.books import open_books
 from tasks.canonical import sha256
+from tasks.documents import FolderShelf
+from tasks.failures import ServiceError
 from tasks.scores import read_scores
 from tests.tasks.stages import Trainers, datasets_of, install, loaded, score_sheet
 
@@ -75,40 +77,79 @@ def test_an_evaluation_is_reused_until_its_stored_sheet_is_damaged(trainers, ben
     assert trainers.calls == ["judge", "judge"]
 
 
-def forge(made, **changes):
-    """What someone can do who may write to MLflow and to the disk, and holds no key: other scores, their digest with
-    them."""
-    sheet = json.loads(made.path().read_text()) | changes
-    text = json.dumps(sheet, indent=1, sort_keys=True)
-    folder = made.path().parent
-    (folder / "scores.json").write_text(text)
-    forged = dataclasses.replace(made, digest=sha256(text.encode()))
-    shutil.copytree(folder, folder.parent / forged.digest[:12])
-    tracking.client().log_artifact(made.run_id, str(folder / "scores.json"), "evaluation")
-    tracking.client().set_tag(made.run_id, Tag.RESULT, json.dumps(dataclasses.asdict(forged)))
-    return forged
+def enter(made, **result):
+    """What someone can do who may write to MLflow and holds no key: let a finished run hand on something else."""
+    tracking.client().set_tag(made.run_id, Tag.RESULT, json.dumps(dataclasses.asdict(made) | result))
+
+
+def proven(made, model, benchmark):
+    wanted = evaluation.spec(loaded(), benchmark, model)
+    return made.proven(open_books(), wanted, model.digest, benchmark.digest)
 
 
 def test_the_gates_do_not_see_scores_that_nobody_signed_for(trainers, benchmark, model, home):
-    books = open_books()
     made = evaluation.evaluate.fn(loaded(), benchmark, model)
-    assert made.proven(books, model.digest, benchmark.digest).means()["IF"]["mean"] == pytest.approx(0.6)
-    forged = forge(made, sessions=score_sheet(1.0)["sessions"])
-    assert read_scores(forged.path()).means()["IF"]["mean"] == 1.0
-    with pytest.raises(UserError, match="what was signed is something else"):
-        forged.proven(books, model.digest, benchmark.digest)
+    assert proven(made, model, benchmark).means()["IF"]["mean"] == pytest.approx(0.6)
+    text = json.dumps(json.loads(made.path().read_text()) | {"sessions": score_sheet(1.0)["sessions"]})
+    forged = dataclasses.replace(made, digest=sha256(text.encode()))
+    shutil.copytree(made.path().parent, home / "scores" / forged.digest[:12])
+    (home / "scores" / forged.digest[:12] / "scores.json").write_text(text)
+    assert read_scores(forged.path()).means()["IF"]["mean"] == 1.0, "that is what the run would hand on"
+    with pytest.raises(UserError, match="another sheet was signed"):
+        proven(forged, model, benchmark)
     with pytest.raises(UserError, match="not kept here"):
-        dataclasses.replace(forged, note="0" * 64).proven(books, model.digest, benchmark.digest)
-    again = evaluation.evaluate.fn(loaded(), benchmark, model)
-    assert again.run_id != made.run_id, "they are not taken over either"
+        proven(dataclasses.replace(forged, note="0" * 64), model, benchmark)
+    enter(forged)
+    assert evaluation.evaluate.fn(loaded(), benchmark, model).run_id != made.run_id, "it is not taken over either"
     assert trainers.calls == ["judge", "judge"]
 
 
-def test_the_scores_of_one_model_do_not_pass_for_those_of_another(trainers, benchmark, model):
+def test_the_scores_of_one_evaluation_do_not_pass_for_those_of_another(trainers, benchmark, model):
     made = evaluation.evaluate.fn(loaded(), benchmark, model)
-    for digests in (("f" * 64, benchmark.digest), (model.digest, "f" * 32 + ".dir")):
+    other_model = dataclasses.replace(model, digest="f" * 64)
+    other_benchmark = dataclasses.replace(benchmark, digest="f" * 32 + ".dir")
+    parameters = loaded()
+    luckier = dataclasses.replace(parameters, evaluation=dataclasses.replace(parameters.evaluation, seed=7))
+    for arguments in ((other_model, benchmark), (model, other_benchmark)):
         with pytest.raises(UserError, match="something else"):
-            made.proven(open_books(), *digests)
+            proven(made, *arguments)
+    with pytest.raises(UserError, match="something else"):
+        made.proven(open_books(), evaluation.spec(luckier, benchmark, model), model.digest, benchmark.digest)
+
+
+@pytest.mark.parametrize("name", ["../keys", "", "../runs", 5, None, "a\0b", "x" * 5000, "0" * 63 + "/"])
+def test_what_is_no_digest_names_no_folder(trainers, benchmark, model, home, name):
+    made = evaluation.evaluate.fn(loaded(), benchmark, model)
+    open_books()
+    before = sorted(path.name for path in (home / "keys").iterdir())
+    for key in ("digest", "note"):
+        enter(made, **{key: name})
+        again = evaluation.evaluate.fn(loaded(), benchmark, model)
+        assert again.digest == made.digest and again.run_id != made.run_id
+        tracking.client().set_tag(again.run_id, Tag.RESULT, "[1]")
+    assert sorted(path.name for path in (home / "keys").iterdir()) == before
+
+
+def test_a_model_whose_tags_were_changed_is_not_scored(trainers, benchmark, model):
+    with pytest.raises(UserError, match="which is not"):
+        evaluation.evaluate.fn(loaded(), benchmark, dataclasses.replace(model, digest="f" * 64))
+    tracking.client().set_logged_model_tags(model.model_id, {str(Tag.DIGEST): "../keys"})
+    with pytest.raises(UserError, match="the digest of model"):
+        models.record(model.model_id)
+
+
+def test_a_shelf_that_does_not_answer_is_no_forgery(trainers, benchmark, model, monkeypatch):
+    made = evaluation.evaluate.fn(loaded(), benchmark, model)
+
+    def silent(_shelf, _digest):
+        raise ServiceError("the store does not answer", "Start it")
+
+    monkeypatch.setattr(FolderShelf, "get", silent)
+    with pytest.raises(ServiceError):
+        evaluation.evaluate.fn(loaded(), benchmark, model)
+    with pytest.raises(ServiceError):
+        proven(made, model, benchmark)
+    assert trainers.calls == ["judge"]
 
 
 def test_scores_are_fetched_where_no_copy_lies(trainers, benchmark, model, home):
