@@ -17,6 +17,10 @@ experiment = typer.Typer(
     no_args_is_help=True,
 )
 
+Write = Annotated[
+    Path | None, typer.Option(file_okay=False, help="Folder for results.md, results.json and results/*.png.")
+]
+
 
 @experiment.command()
 def table(
@@ -26,9 +30,7 @@ def table(
     jobs: Annotated[
         int, typer.Option(min=1, help="Trainings side by side, each in a process with its share of the threads.")
     ] = 1,
-    write: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Folder for results.md, results.json and results/*.png.")
-    ] = None,
+    write: Write = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -78,9 +80,7 @@ def run(
 @experiment.command()
 def bare(
     folder: Annotated[Path, typer.Argument(file_okay=False, help="What `python -m model.bare PROFILE FOLDER` filled.")],
-    write: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Folder for results.md, results.json and results/*.png.")
-    ] = None,
+    write: Write = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
