@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 OTHERS = (
     *("#7cb5e0", "#1d3557", "#c9a227", "#2a9d8f", "#b5179e", "#6a4c93"),
     *("#7f5539", "#90be6d", "#f4a261", "#606c38", "#e56b9f", "#000000"),
+    *("#00b4d8", "#bc6c25", "#ff4d6d", "#8d99ae", "#386641", "#dda15e"),
 )
 TURN_PANELS = {"IF": "IF", "CC": "CC", "GA": "GA per prefix", "success": "turn success"}
 STRIPS = 4  # sessions drawn before and after
