@@ -39,7 +39,7 @@ class Chain:
 
     def __init__(self, name: str, profile: dict[str, Any], folder: Path) -> None:
         self.name, self.profile, self.folder = name, profile, folder
-        self.model = section(profile, "model", ModelConfig)
+        self.model, self.vae = section(profile, "model", ModelConfig), section(profile, "vae", VaeConfig)
         self.world = world_named(profile["sessions"]["world"])
 
     def do(self, stage: str, report: Report) -> Path:
@@ -62,7 +62,7 @@ class Chain:
             case "vae" if self.model.start:
                 return self._latents()
             case "vae":
-                return train_vae(section(self.profile, stage, VaeConfig), self.world, folder, report)
+                return train_vae(self.vae, self.world, folder, report)
             case "base":
                 config = section(self.profile, stage, SupervisedConfig)
                 return train_base(config, self.model, self._latents(), self.world, folder, report)
@@ -74,7 +74,7 @@ class Chain:
         return Path(self.model.checkpoint) if self.model.checkpoint else self.folder / "base"
 
     def _latents(self) -> Path:
-        return Path(self.model.start or self.folder) / "vae"
+        return Path(self.model.start or self.vae.checkpoint or self.folder) / "vae"
 
 
 def run(chain: Chain, stages: tuple[str, ...], show: Callable[[str], None]) -> dict[str, Any]:

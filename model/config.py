@@ -53,8 +53,10 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class VaeConfig:
-    """Training of the latent space on rendered scenes."""
+    """Training of the latent space on rendered scenes; `checkpoint` names a model folder whose autoencoder is taken."""
 
+    checkpoint: str | None = None
+    start: str | None = None  # folder of a model with whose autoencoder, of these sizes, the training begins
     channels: tuple[int, ...] = (16, 32, 64, 64)  # a stride of 2 between levels: four make 1/8 of the picture's side
     layers_per_block: PositiveInt = 1
     latent_channels: PositiveInt = 4
@@ -62,6 +64,8 @@ class VaeConfig:
     whiten_at: Share = 0.7  # share of the steps after which the latents are whitened and the encoder is frozen
     decoder_noise: tuple[NonNegativeFloat, NonNegativeFloat] = (0.35, 0.05)  # most on its latents, first and last step
     scenes: PositiveInt = 8192  # distinct scenes seen
+    crop: NonNegativeInt = 0  # side in pixels of the pieces of scenes that are learned from at first; 0: whole scenes
+    crop_until: Share = 0.6  # share of the steps before whitening
     wide: Share = 0.0  # share of them that are of a wider world
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(learning_rate=2e-3, batch_size=32))
 

@@ -1,6 +1,8 @@
 """Train the latent space on rendered scenes.
 
-Two phases. First encoder and decoder learn together. Then the latents are whitened by folding the transform into the
+Two phases. First encoder and decoder learn together, from pieces of scenes if these are large: as many pixels of more
+scenes, which a step learns more from. Whole scenes must follow, because group norm and attention see all of a picture.
+Then the latents are whitened by folding the transform into the
 encoder's last and the decoder's first convolution, and the decoder alone goes on learning. Flow matching sees squared
 error only: a property of the picture that moves the latents little would be passed over, so after whitening every
 direction carries the same variance. The decoder also learns to bear errors of the latents, which sampling makes: large
@@ -19,33 +21,47 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
+from data.errors import UserError
 from data.loader import render_scenes
 from data.scenes import World, wider_than
 from model import distributed
 from model.atomic import replace_folder
 from model.config import VaeConfig
+from model.loading import load_vae
 from model.trainer import Report, Trainer, generator, numpy_generator
 from model.vae import new_vae
 
+START_LOG_VARIANCE = -6.0
+
 
 def train_vae(config: VaeConfig, world: World, folder: Path, report: Report) -> Path:
-    """Train on scenes of a world and save the autoencoder.
+    """Train on scenes of a world and save the autoencoder, or take the one that the configuration names.
 
     Args:
         folder: where the finished autoencoder goes; a run that was cut off goes on from `<folder>.work`.
 
     Returns:
-        `folder`.
+        `folder`, or that of the ready one.
+
+    Raises:
+        UserError: pieces of a size that latents or scenes have not, or a start of other sizes.
     """
+    if config.checkpoint:
+        return Path(config.checkpoint) / "vae"
     if folder.exists():
         return folder
+    if config.crop % _stride(config) or config.crop > world.image_size:
+        raise UserError(
+            f"no whole latents of {_stride(config)} pixels make pieces of {config.crop} in {world.image_size}",
+            "Correct vae.crop",
+        )
     wide, seed = round(config.wide * config.scenes), config.optimisation.seed
     scenes = render_scenes(world, config.scenes - wide, seed)
     if wide:
         scenes = np.concatenate((scenes, render_scenes(wider_than(world), wide, seed)))
     work = folder.with_name(f"{folder.name}.work")
     torch.manual_seed(config.optimisation.seed)
-    vae: Any = new_vae(config.channels, config.latent_channels, config.layers_per_block)
+    vae: Any = _begun(config)
     vae.to(distributed.device())
     first = round(config.optimisation.steps * config.whiten_at)
     _train_both(vae, config, first, scenes, work / "both", report)
@@ -57,15 +73,43 @@ def train_vae(config: VaeConfig, world: World, folder: Path, report: Report) -> 
     return folder
 
 
+def _begun(config: VaeConfig) -> AutoencoderKL:
+    """The autoencoder as training finds it: random, or the one to start from."""
+    if not config.start:
+        return new_vae(config.channels, config.latent_channels, config.layers_per_block)
+    vae = load_vae(Path(config.start)).train()
+    if (*vae.config["block_out_channels"], vae.config["latent_channels"]) != (*config.channels, config.latent_channels):
+        raise UserError(
+            f"the autoencoder of {config.start} has other sizes", "Correct vae.channels and .latent_channels"
+        )
+    last = vae.encoder.conv_out
+    assert last.bias is not None
+    with torch.no_grad():  # whitening scaled the means alone: what the variances were learned beside is gone
+        last.weight[config.latent_channels :] = 0.0
+        last.bias[config.latent_channels :] = START_LOG_VARIANCE
+    return vae
+
+
 def _to_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
 
 
-def _batch(scenes: np.ndarray, config: VaeConfig, step: int) -> Tensor:
-    chosen = numpy_generator(config.optimisation.seed, step, "vae batch").integers(
-        0, len(scenes), config.optimisation.batch_size
-    )
-    return _to_tensor(scenes[chosen])
+def _batch(scenes: np.ndarray, config: VaeConfig, step: int, crop: int = 0) -> Tensor:
+    """Whole scenes, or pieces of `crop` pixels from as many scenes as make the same area."""
+    random = numpy_generator(config.optimisation.seed, step, "vae batch")
+    count, side, stride = config.optimisation.batch_size, scenes.shape[1], _stride(config)
+    if not crop:
+        return _to_tensor(scenes[random.integers(0, len(scenes), count)])
+    count *= (side // crop) ** 2
+    chosen = random.integers(0, len(scenes), count)
+    corners = random.integers(0, (side - crop) // stride + 1, (count, 2)) * stride
+    pieces = [scenes[i, y : y + crop, x : x + crop] for i, (y, x) in zip(chosen, corners, strict=True)]
+    return _to_tensor(np.stack(pieces))
+
+
+def _stride(config: VaeConfig) -> int:
+    """Pixels along the side of a latent."""
+    return int(2 ** (len(config.channels) - 1))
 
 
 def _reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -77,7 +121,8 @@ def _train_both(
 ) -> None:
     trainer = Trainer(vae, dataclasses.replace(config.optimisation, steps=steps), work)
     for step in trainer.steps():
-        images = _batch(scenes, config, step).to(vae.device)
+        crop = config.crop if step < config.crop_until * steps else 0
+        images = _batch(scenes, config, step, crop).to(vae.device)
         posterior = vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator(config.optimisation.seed, step, "posterior"))
         noise = noise.to(vae.device)

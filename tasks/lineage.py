@@ -54,9 +54,9 @@ def _dependencies(origin: Origin) -> list[dict[str, Any]]:
 
 
 def _imported(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Weights that came ready: a base that was taken as it is, or one that training began with."""
-    model, start = parameters.get("model", {}), parameters.get("start", {})
-    taken = {model.get("checkpoint"): model.get("digest"), model.get("start"): start.get("digest")}
+    """Weights that came ready: a base that was taken as it is, or what training began with."""
+    model = parameters.get("model", {})
+    taken = {model.get("checkpoint"): model.get("digest"), **parameters.get("start", {})}
     return [_resource(name, {"sha256": sha}, kind="checkpoint") for name, sha in taken.items() if name and sha]
 
 

@@ -82,31 +82,39 @@ def base_plan(parameters: Parameters) -> Plan:
     if parameters.model.checkpoint:
         return _ready_plan(parameters.model.checkpoint)
     world = str(parameters.sessions["world"])
-    vae, base = parameters.vae, parameters.base
-    share = vae.optimisation.steps / (vae.optimisation.steps + base.optimisation.steps)
-    start = _model_at(parameters.model.start, "start") if parameters.model.start else None
+    begun = {
+        "model.start": parameters.model.start,
+        "vae.start": parameters.vae.start,
+        "vae.checkpoint": parameters.vae.checkpoint,
+    }
+    found = {key: _model_at(folder, key) for key, folder in begun.items() if folder}
+    here = {key: str(folder) for key, folder in found.items()}
+    model = replace(parameters.model, start=here.get("model.start"))
+    vae = replace(parameters.vae, start=here.get("vae.start"), checkpoint=here.get("vae.checkpoint"))
+    base = parameters.base
+    steps = 0 if model.start or vae.checkpoint else vae.optimisation.steps
+    share = steps / (steps + base.optimisation.steps)
 
     def train(folder: Path, report: Report) -> Path:
         from data.scenes import world_named
         from model.pretrain import train_base
         from model.pretrain_vae import train_vae
 
-        if start:
-            model = replace(parameters.model, start=str(start))
-            return train_base(base, model, start / "vae", world_named(world), folder, part(report, "base", 0.0, 1.0))
-        latents = train_vae(vae, world_named(world), folder.with_name("vae"), part(report, "vae", 0.0, share))
-        whole = part(report, "base", share, 1.0)
-        return train_base(base, parameters.model, latents, world_named(world), folder, whole)
+        if model.start:
+            latents = found["model.start"] / "vae"
+        else:
+            latents = train_vae(vae, world_named(world), folder.with_name("vae"), part(report, "vae", 0.0, share))
+        return train_base(base, model, latents, world_named(world), folder, part(report, "base", share, 1.0))
 
-    sections = {"world": {"name": world}, "vae": vae, "model": parameters.model, "base": base}
-    if start:
-        sections["start"] = {"digest": models.digest(start)}
+    sections = {"world": {"name": world}, "vae": parameters.vae, "model": parameters.model, "base": base}
+    if found:
+        sections["start"] = {str(begun[key]): models.digest(folder) for key, folder in found.items()}
     return Plan(Stage.PRETRAIN_BASE, "base", sections, None, None, train)
 
 
 def _ready_plan(checkpoint: str) -> Plan:
     """Take a model folder as it is: it becomes the base under its own digest, as if it had been trained here."""
-    source = _model_at(checkpoint, "checkpoint")
+    source = _model_at(checkpoint, "model.checkpoint")
 
     def take(folder: Path, report: Report) -> Path:
         shutil.copytree(source, folder, dirs_exist_ok=True)
@@ -118,10 +126,11 @@ def _ready_plan(checkpoint: str) -> Plan:
 
 
 def _model_at(folder: str, key: str) -> Path:
-    """A model folder that `model.<key>` names."""
+    """The folder of a model, or of an autoencoder alone, that a key of the profile names."""
     source = settings().root / folder
-    if not (source / "config.json").is_file():
-        raise UserError(f"{source} holds no model", f"Correct model.{key} in params.yaml, or set it to null")
+    wanted, what = ("vae/config.json", "autoencoder") if key.startswith("vae.") else ("config.json", "model")
+    if not (source / wanted).is_file():
+        raise UserError(f"{source} holds no {what}", f"Correct {key} in params.yaml, or set it to null")
     return source
 
 

@@ -57,6 +57,16 @@ def test_a_base_may_go_on_from_another(tmp_path):
     assert latents[0].read_bytes() == latents[1].read_bytes()
 
 
+def test_a_base_may_stand_on_a_finished_autoencoder(tmp_path):
+    assert main([*params(tmp_path), "--until", "vae"]) == 0
+    ready = (tmp_path / "out").rename(tmp_path / "ready")
+    arguments = params(tmp_path, vae={"checkpoint": str(ready)})
+    assert main([*arguments, "--until", "base"]) == 0
+    assert not (tmp_path / "out/vae").exists()
+    name = "vae/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "out/base" / name).read_bytes() == (ready / name).read_bytes()
+
+
 def test_an_unknown_profile_is_named(tmp_path, capsys):
     assert main(["nothing", *params(tmp_path)[1:]]) == UserError.exit_code
     assert "nothing" in capsys.readouterr().err

@@ -5,13 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from data.errors import UserError
 from data.phrases import vocabulary
 from data.scenes import SMALL, TINY, TINY_WIDE
 from model.bundle import load
 from model.config import ModelConfig, Optimisation, SupervisedConfig, VaeConfig
 from model.pretrain import knowing, new_bundle, train_base
-from model.pretrain_vae import train_vae, whiten
+from model.pretrain_vae import _batch, train_vae, whiten
 from model.vae import new_vae
 from tests.model.toys import WORDS, toy_bundle
 
@@ -21,6 +23,10 @@ VAE = VaeConfig(
     wide=0.25,
     optimisation=Optimisation(steps=6, batch_size=4, learning_rate=2e-3, warmup=1, checkpoint_every=2),
 )
+
+
+def ignored(_step, _metrics):
+    """A report that nobody reads."""
 
 
 def test_whitening_leaves_the_inside_of_pictures_as_they_were():
@@ -54,6 +60,36 @@ def test_latent_space_and_base_are_made_once_and_resume(tmp_path):
     first, last = (metrics for metrics in seen if "base/flow_loss" in metrics)
     assert first["base/flow_loss"] == 0 < last["base/flow_loss"], "it reads before it draws"
     assert not any(str(tmp_path) in path.read_text() for path in folder.rglob("*.json")), "no path leaves the machine"
+
+
+def test_latents_of_large_scenes_are_learned_from_pieces_and_from_what_is_there(tmp_path):
+    pieces = dataclasses.replace(VAE, wide=0.0, scenes=4, crop=32, optimisation=Optimisation(steps=2, batch_size=1))
+    first = train_vae(pieces, SMALL, tmp_path / "one" / "vae", ignored)
+    onward = dataclasses.replace(pieces, start=str(first.parent))
+    second = train_vae(onward, SMALL, tmp_path / "two" / "vae", ignored)
+    before, after = (load_file(folder / "diffusion_pytorch_model.safetensors") for folder in (first, second))
+    moved = (after["decoder.conv_out.weight"] - before["decoder.conv_out.weight"]).abs().max()
+    assert 0 < moved < 0.05, "two small steps from where it began"
+    assert (
+        train_vae(dataclasses.replace(pieces, checkpoint=str(first.parent)), SMALL, tmp_path / "three", ignored)
+        == first
+    )
+    with pytest.raises(UserError, match="other sizes"):
+        train_vae(dataclasses.replace(onward, latent_channels=3), SMALL, tmp_path / "four", ignored)
+    for side in (12, 136):
+        with pytest.raises(UserError, match="pieces"):
+            train_vae(dataclasses.replace(pieces, crop=side), SMALL, tmp_path / "four", ignored)
+
+
+def test_pieces_lie_where_latents_do_and_cover_as_much_as_whole_scenes():
+    row, column = np.mgrid[:128, :128].astype(np.uint8)
+    scenes = np.stack([row, column, np.full_like(row, 7)], -1)[None]
+    config = dataclasses.replace(VAE, crop=32, optimisation=Optimisation(batch_size=2))
+    pieces = (_batch(scenes, config, 0, 32) + 1.0) * 127.5
+    assert pieces.shape == (2 * 16, 3, 32, 32)
+    corners = pieces[:, :2, 0, 0].round().int()
+    assert (corners % 8 == 0).all() and corners.unique(dim=0).shape[0] > 8
+    assert _batch(scenes, config, 0).shape == (2, 3, 128, 128)
 
 
 @pytest.mark.parametrize(("levels", "patch"), [(4, 4), (5, 2)])

@@ -65,7 +65,7 @@ def test_a_statement_names_everything_by_digest():
     "parameters",
     [
         {"model": {"checkpoint": "model/checkpoints/tiny", "digest": "d" * 64}},
-        {"model": {"checkpoint": None, "start": "model/checkpoints/tiny"}, "start": {"digest": "d" * 64}},
+        {"model": {"checkpoint": None}, "start": {"model/checkpoints/tiny": "d" * 64}},
     ],
 )
 def test_a_base_that_came_ready_says_so(parameters):

@@ -67,6 +67,22 @@ def test_a_broken_training_is_failed_and_its_retry_uses_what_was_done(trainers):
     assert steps == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("key", ["checkpoint", "start"])
+def test_an_autoencoder_that_came_ready_decides_which_base_it_is(trainers, tmp_path, key):
+    chosen = loaded()
+    named = replace(chosen, vae=replace(chosen.vae, **{key: str(tmp_path / "ready")}))
+    with pytest.raises(UserError, match=f"ready holds no autoencoder.*vae.{key}"):
+        training.base_plan(named)
+    latents = tmp_path / "ready" / "vae"
+    latents.mkdir(parents=True)
+    (latents / "config.json").write_text("{}")
+    base = training.pretrain_base.fn(named)
+    recorded = tracking.client().get_run(base.run_id).data.params
+    assert recorded[f"start.{tmp_path}/ready"] == models.digest(tmp_path / "ready")
+    (latents / "config.json").write_text("{ }")
+    assert training.pretrain_base.fn(named).run_id != base.run_id
+
+
 def test_a_stored_model_that_was_changed_is_trained_again(trainers):
     base = training.pretrain_base.fn(loaded())
     location = tracking.client().get_logged_model(base.model_id).artifact_location
