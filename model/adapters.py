@@ -1,46 +1,67 @@
-"""LoRA through peft on either expert; the adapter is merged before the model is saved, so that folders stay plain."""
+"""LoRA through peft on either expert: low-rank updates learn in place of the weights.
+
+The adapters live inside the model, which goes on being used as before. A model is published with every update folded
+into its weight, so that folders stay plain.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import warnings
+from collections.abc import Mapping
 
-from peft import LoraConfig, PeftModel, get_peft_model
+import torch
+from torch import Tensor, nn
 
-from model.bundle import Bundle
-from model.modeling import EditModel
-
-Expert = Literal["understanding", "generation", "both"]
+from model.config import AdapterConfig
 
 _ATTENTION = r"self_attn\.[qkvo]_proj"
 _MLP = r"(?:gate|up|down)_proj"
-_PATTERNS: dict[Expert, str] = {
+_PATTERNS = {
     "understanding": rf"(?:{_ATTENTION}|mlp\.{_MLP})",
     "generation": rf"(?:{_ATTENTION}_moe_gen|mlp_moe_gen\.{_MLP})",
     "both": rf"(?:{_ATTENTION}(?:_moe_gen)?|mlp(?:_moe_gen)?\.{_MLP})",
 }
 
 
-def add_lora(
-    model: EditModel, expert: Expert = "both", rank: int = 64, alpha: int = 128, dropout: float = 0.0
-) -> PeftModel:
-    """Freeze the model and train low-rank updates of the expert's projections (defaults: those of the released code).
+def adapt(model: nn.Module, config: AdapterConfig, seed: int) -> None:
+    """Freeze a model and put adapters of its precision on the projections of its experts; nothing at rank 0.
 
-    The adapters live inside `model`, which goes on being used as before; the returned wrapper holds peft's methods.
+    Ranks that are to share the model out must have drawn the same adapters: they depend on `seed` alone.
     """
-    target = rf".*language_model\.model\.layers\.\d+\.{_PATTERNS[expert]}"
-    return get_peft_model(
-        model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=target, bias="none")
+    if not config.rank:
+        return
+    from peft import LoraConfig, get_peft_model
+
+    chosen = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules=rf".*language_model\.model\.layers\.\d+\.{_PATTERNS[config.expert]}",
+        bias="none",
+        init_lora_weights="gaussian",
     )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks for what transformers has renamed
+        torch.manual_seed(seed)
+        get_peft_model(model, chosen, autocast_adapter_dtype=False)
 
 
-def merge_lora(wrapped: PeftModel) -> EditModel:
-    """Fold the updates into the weights and take the adapters out."""
-    model = wrapped.merge_and_unload()
-    if not isinstance(model, EditModel):
-        raise TypeError(f"expected an EditModel, found {type(model).__name__}")
-    return model
+def is_adapted(model: nn.Module) -> bool:
+    """Whether adapters lie in a model."""
+    return any(hasattr(module, "lora_A") for module in model.modules())
 
 
-def with_model(bundle: Bundle, model: EditModel) -> Bundle:
-    """The bundle around another model."""
-    return Bundle(model, bundle.vae, bundle.tokenizer, bundle.special)
+def folded(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a model as if it had learned without adapters.
+
+    Args:
+        model: tells how much each adapter weighs.
+        state: its tensors, whole, under their present names.
+    """
+    plain = {name.replace(".base_layer.", "."): value for name, value in state.items() if ".lora_" not in name}
+    for name, module in model.named_modules():
+        if not hasattr(module, "lora_A"):
+            continue
+        down, up = (state[f"{name}.lora_{part}.default.weight"].float() for part in "AB")
+        weight = plain[f"{name}.weight"]
+        plain[f"{name}.weight"] = (weight.float() + module.scaling["default"] * up @ down).to(weight.dtype)
+    return plain

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from data.errors import UserError
 from model import distributed
+from model.adapters import folded, is_adapted
 from model.atomic import replace_folder
 from model.images import Pixels
 from model.loading import load_model, load_vae
@@ -71,7 +72,10 @@ class Bundle:
 
         All ranks must call it; the first one writes.
         """
-        state = distributed.full_state(self.model) if distributed.world() > 1 else None
+        adapted = is_adapted(self.model)
+        state = distributed.full_state(self.model) if adapted or distributed.world() > 1 else None
+        if state is not None and adapted:
+            state = folded(self.model, state)
         if distributed.rank() == 0:
             shutil.rmtree(work / "finished", ignore_errors=True)  # of a run that was killed right here
             replace_folder(self.save(work / "finished", state=state), folder)

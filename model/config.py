@@ -101,6 +101,15 @@ class DropoutConfig:
 
 
 @dataclass(frozen=True)
+class AdapterConfig:
+    """LoRA: updates of low rank learn in place of the weights, into which they are folded when the model is saved."""
+
+    rank: NonNegativeInt = 0  # 0: the weights themselves learn (released: 64)
+    alpha: PositiveInt = 128  # over the rank: what an update is multiplied by
+    expert: Literal["understanding", "generation", "both"] = "both"
+
+
+@dataclass(frozen=True)
 class SupervisedConfig:
     """Learning from ground truth: base (single-turn edits, rendered as they are needed) and SFT (whole sessions).
 
@@ -122,6 +131,7 @@ class SupervisedConfig:
     labelled: PositiveInt | None = None  # SFT only: learn from the first so many ground-truth sessions; None: from all
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)  # SFT only
     validation: ValidationConfig = field(default_factory=ValidationConfig)  # SFT only
+    lora: AdapterConfig = field(default_factory=AdapterConfig)  # SFT only
     optimisation: Optimisation = field(default_factory=Optimisation)
 
 
@@ -189,6 +199,7 @@ class RlConfig:
     anchor: AnchorConfig = field(default_factory=AnchorConfig)
     rewards: Rewards = (0.3, 0.3, 0.4, 0.0)
     minimum_spread: NonNegativeFloat = 1e-3  # groups whose rewards spread less teach nothing
+    lora: AdapterConfig = field(default_factory=AdapterConfig)
     generation_learning_rate: PositiveFloat | None = None  # of the generation expert; None: as the other's
     alert_every: NonNegativeInt = 5  # iterations between two looks at held-out sessions; 0: none (released: 20)
     alert_sessions: PositiveInt = 16

@@ -14,6 +14,7 @@ from pathlib import Path
 from data.errors import UserError
 from data.loader import SessionFolder
 from model import distributed
+from model.adapters import adapt
 from model.bundle import load
 from model.config import RlConfig
 from model.experience import explore, summarise
@@ -45,6 +46,7 @@ def train_rl(config: RlConfig, parent: Path, sessions_folder: Path, folder: Path
         return folder
     check(config)
     bundle = load(parent, device=distributed.device())
+    adapt(bundle.model, config.lora, config.optimisation.seed)
     distributed.distribute(bundle.model, bundle.model.blocks)
     reference = _reference(parent) if pays_kl(config) else None
     sessions = practice(sessions_folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 from data.errors import UserError
 from data.loader import Example, SessionFolder
 from model import distributed
+from model.adapters import adapt
 from model.bundle import load
 from model.config import SupervisedConfig
 from model.corruption import Corruption
@@ -29,6 +30,7 @@ def train_sft(config: SupervisedConfig, parent: Path, sessions_folder: Path, fol
     bundle = load(parent, device=distributed.device())
     size, seed = config.optimisation.batch_size, config.optimisation.seed
     batches = TaughtSessions(bundle, sessions_folder, config.labelled, size, seed, "sft.optimisation.batch_size")
+    adapt(bundle.model, config.lora, seed)
     distributed.distribute(bundle.model, bundle.model.blocks)
     work = Trainer(bundle.model, config.optimisation, folder.with_name(f"{folder.name}.work"))
     corruption = Corruption(bundle, config, batches, batches.any, work.folder)

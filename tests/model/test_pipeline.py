@@ -1,4 +1,4 @@
-"""EditPipeline: seeds, batches of different sessions, user errors; adapters and recomputed activations."""
+"""EditPipeline: seeds, batches of different sessions, user errors; recomputed activations."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 from data.errors import UserError
-from model.adapters import add_lora, merge_lora
 from model.bundle import Bundle
 from model.guidance import Guidance
 from model.pipeline import EditPipeline
@@ -69,30 +68,6 @@ def test_user_errors(pipeline, tmp_path):
         pipeline(tmp_path / "x.png", ["w1"])
     with pytest.raises(UserError, match="float32"):
         pipeline(np.zeros((4, 4, 3), np.float32), ["w1"])
-
-
-@pytest.mark.parametrize(("expert", "counted"), [("understanding", 7), ("generation", 7), ("both", 14)])
-def test_lora_trains_the_named_expert_alone(expert, counted):
-    model, batch = tiny_model(), Batch([STORY], Layout())
-    with torch.no_grad():
-        before = batch.packed(model).velocity
-    wrapped = add_lora(model, expert, rank=2, alpha=4)
-    with torch.no_grad():
-        assert torch.equal(batch.packed(model).velocity, before)
-    output = batch.packed(model)
-    (output.velocity.sum() + output.text_logits.sum()).backward()
-    trained = {name for name, p in model.named_parameters() if p.grad is not None}
-    assert len(trained) == 2 * counted * 2  # A and B of every projection, two layers
-    assert all(("moe_gen" in name) == (expert == "generation") for name in trained) or expert == "both"
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.add_(0.05)
-        adapted = batch.packed(model).velocity
-        merged = merge_lora(wrapped)
-        assert (adapted - before).abs().max() > 1e-3
-        assert torch.allclose(batch.packed(merged).velocity, adapted, atol=1e-4)
-    assert not any("lora" in name for name in merged.state_dict())
 
 
 def test_recomputed_activations_give_the_same_gradients():
