@@ -102,7 +102,7 @@ def measure(plan: Experiment, outcomes: Sequence[Outcome]) -> Measured:
         trainings.setdefault(one.job.variant.name, []).append(_training(one))
     made = compute(plan, trainings, "the tracked runs at the end", "")
     some = "" if made.whole else f" --variants {','.join(made.rows)}"
-    seeds = ",".join(str(seed) for seed in dict.fromkeys(one.job.seed for one in outcomes))
+    seeds = ",".join(map(str, made.seeds))
     command = f"edit-r2 experiment table --profile {plan.profile} --seeds {seeds}{some}"
     return replace(made, command=command)
 

@@ -22,11 +22,10 @@ from data.errors import UserError
 from model.atomic import write_atomically
 from tasks.failures import ServiceError
 from tasks.prefect_server import answers
-from tasks.settings import SERVICES, Dispatch, Settings, prepare, settings
+from tasks.settings import CONSOLE_LEVEL, SERVICES, Dispatch, Settings, prepare, settings
 
 START_SECONDS = 180.0
 STOP_SECONDS = 10.0
-LOG_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,9 @@ def become_worker(gpu: bool, limit: int | None) -> NoReturn:
         ServiceError: a configured server does not answer.
         UserError: no Prefect server is configured.
     """
-    os.environ.setdefault(LOG_LEVEL, "INFO")  # commands keep Prefect's logs from their terminal; a worker says no more
+    os.environ.setdefault(
+        CONSOLE_LEVEL, "INFO"
+    )  # commands keep Prefect's logs from their terminal; a worker says no more
     chosen = prepare()
     if chosen.prefect_api_url is None:
         raise UserError(

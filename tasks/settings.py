@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from data.errors import UserError
 
 SERVICES = "services.json"  # under `home`: what `edit-r2 up` started
+CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 
 
 class Dispatch(StrEnum):
@@ -159,7 +160,7 @@ def environment(chosen: Settings) -> dict[str, str]:
         "EDIT_R2_CPU_POOL": chosen.cpu_pool,  # prefect.yaml names the pools by these
         "EDIT_R2_GPU_POOL": chosen.gpu_pool,
         "EDIT_R2_DOCTOR_CRON": chosen.doctor_cron,
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if chosen.debug else "CRITICAL",
+        CONSOLE_LEVEL: "INFO" if chosen.debug else "CRITICAL",
         "MLFLOW_TRACKING_URI": chosen.tracking_uri,
         "MLFLOW_REGISTRY_URI": chosen.tracking_uri,
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

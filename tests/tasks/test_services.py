@@ -12,7 +12,7 @@ import pytest
 from data.errors import UserError
 from tasks import services
 from tasks.failures import ServiceError
-from tasks.settings import SERVICES, settings
+from tasks.settings import CONSOLE_LEVEL, SERVICES, settings
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_worker_hands_the_settings_of_its_machine_on(bare, monkeypatch):
         monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.getsockname()[1]}/api")
         monkeypatch.setenv("EDIT_R2_S3_ENDPOINT", "http://store.example")
         monkeypatch.setenv("EDIT_R2_GPU_POOL", "gpus")
-        for name in ("DO_NOT_TRACK", services.LOG_LEVEL):
+        for name in ("DO_NOT_TRACK", CONSOLE_LEVEL):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.chdir(bare)
         settings.cache_clear()
@@ -124,7 +124,7 @@ def test_a_worker_hands_the_settings_of_its_machine_on(bare, monkeypatch):
     assert started["words"][1:] == [
         *("-m", "prefect", "worker", "start", "--pool", "gpus", "--type", "process", "--limit", "1")
     ]
-    assert started["environment"]["DO_NOT_TRACK"] == "true" and started["environment"][services.LOG_LEVEL] == "INFO"
+    assert started["environment"]["DO_NOT_TRACK"] == "true" and started["environment"][CONSOLE_LEVEL] == "INFO"
     assert started["environment"]["AWS_ENDPOINT_URL_S3"] == "http://store.example"
 
 
