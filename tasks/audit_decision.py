@@ -7,8 +7,8 @@ from typing import Any
 
 from tasks import lineage
 from tasks.approval import APPROVAL_TYPE, Approval
-from tasks.audit import AuditReport, expect
 from tasks.audit_model import check_data, document
+from tasks.audit_report import AuditReport, expect
 from tasks.decision import Decision
 from tasks.filing import remake
 from tasks.ledger import Entry

@@ -10,7 +10,7 @@ from typing import Any
 from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks import lineage
-from tasks.audit import AuditReport, Broken, NotHere, differing, expect
+from tasks.audit_report import AuditReport, Broken, Link, NotHere, differing, expect
 from tasks.canonical import sha256
 from tasks.ledger import Entry
 from tasks.models import digest_of, manifest
@@ -111,9 +111,7 @@ def _walk_model(report: AuditReport, view: View, payload: dict[str, Any], statem
         _walk_model(report, view, before, stated, depth - 1)
 
 
-def _unsigned(name: str) -> Any:
-    from tasks.audit import Link
-
+def _unsigned(name: str) -> Link:
     return Link("statement", name, False, "the parent has no signed statement")
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from data.errors import UserError
 from model.atomic import replace_folder, write_atomically
-from tasks.audit import AuditReport, audit
+from tasks.audit import audit
+from tasks.audit_report import AuditReport
 from tasks.bom import ml_bom
 from tasks.canonical import canonical
 from tasks.card import card

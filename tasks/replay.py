@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from tasks.audit import AuditReport, NotHere, expect
+from tasks.audit_report import AuditReport, NotHere, expect
 from tasks.pedigree import pedigree
 from tasks.scores import TURN_METRICS, Scores, SessionScore
 from tasks.stores import folder_digest

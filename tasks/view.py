@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from data.errors import UserError
+from tasks.audit_report import NotHere
 from tasks.documents import FolderShelf, Shelf
 from tasks.registry import Version
 from tasks.signing import trusted_keys
@@ -124,8 +125,6 @@ class Snapshot:
     @contextmanager
     def model_folder(self, model_id: str) -> Iterator[Path]:
         """Files of a logged model. Raises NotHere when they were left out of the export."""
-        from tasks.audit import NotHere
-
         if model_id not in self.content["weights"]:
             raise NotHere("the weights are not part of this folder")
         yield self.folder / "models" / model_id

@@ -9,7 +9,7 @@ import pytest
 from data.build import SessionsConfig, build
 from model.config import EvaluationConfig, SamplingConfig
 from model.evaluation import evaluate
-from tasks.audit import AuditReport
+from tasks.audit_report import AuditReport
 from tasks.promotion import promote
 from tasks.replay import difference, replay, run_again
 from tasks.scores import Scores, SessionScore
