@@ -1,6 +1,6 @@
 """All stages of a profile by one process, without Prefect, MLflow or DVC: `python -m model.bare PROFILE FOLDER`.
 
-For a bare GPU machine. Sessions and benchmark, latents and base (or the checkpoint that the profile names), SFT, RL and
+For a bare GPU machine. Latents and base (or the checkpoint that the profile names), sessions and benchmark, SFT, RL and
 their evaluations, each in a folder of its own. What is finished is not done again; what was cut off goes on. `--until
 base` stops early. Numbers go to `<FOLDER>/metrics.jsonl`, what every stage took and scored to `<FOLDER>/stages.json`.
 Nothing is signed, compared or promoted here: that is for the flows. `edit-r2 experiment bare FOLDER` writes the table.
@@ -31,7 +31,7 @@ from model.rl import train_rl
 from model.sft import train_sft
 from model.trainer import Report
 
-STAGES = ("sessions", "benchmark", "vae", "base", "evaluate-base", "sft", "evaluate-sft", "rl", "evaluate-rl")
+STAGES = ("vae", "base", "sessions", "benchmark", "evaluate-base", "sft", "evaluate-sft", "rl", "evaluate-rl")
 
 
 class Chain:

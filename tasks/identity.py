@@ -20,7 +20,7 @@ from tasks.canonical import canonical, plain, sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("data", "model", "tasks", "mlflow_config")
-LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow")  # a change of these may change a result
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow")  # a change of these may change a result
 ENTRIES: Mapping[str, tuple[str, ...]] = {
     Stage.BUILD_DATASET: ("data.build", "tasks.expectations"),
     Stage.BUILD_BENCHMARK: ("data.build", "tasks.expectations"),
