@@ -2,6 +2,7 @@
 
 Prints the share of cells that the autoencoder gives back, and of single edits, told in full or in words that the model
 must understand first, the share of exact pictures and traces, by edit type. Scenes are fresh and hold nothing held out.
+A folder may hold an autoencoder alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from data.loader import render_scenes, render_single_turns
 from data.readback import read
@@ -23,16 +25,20 @@ from model import distributed, runtime
 from model.bundle import Bundle, load
 from model.config import EvaluationConfig, SamplingConfig
 from model.evaluation import true_history_rows
+from model.images import normalised
+from model.loading import load_vae
+from model.vae import to_latents, to_pixels
 
+TOGETHER = 32  # pictures
 SEED = 77_000_000  # of scenes that no training draws: lessons take seeds below 2**31 by hash, the autoencoder's is 0
 
 
 @torch.no_grad()
-def read_back(bundle: Bundle, world: World, images: Pixels) -> float:
+def read_back(vae: AutoencoderKL, world: World, images: Pixels) -> float:
     """Share of the cells and backgrounds of pictures that are read alike before and after encoding and decoding."""
-    table = bundle.encode(images)
-    grid = table.latent_grids[0]
-    decoded = bundle.decode(table.latents.view(len(images), grid[0] * grid[1], -1), grid)
+    parts = (normalised(images[i : i + TOGETHER], vae.device) for i in range(0, len(images), TOGETHER))
+    shown = torch.cat([to_pixels(vae, to_latents(vae, part)).cpu() for part in parts])
+    decoded = ((shown * 0.5 + 0.5).clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy()
     same = total = 0
     for before, after in zip(read(images, world), read(decoded, world), strict=True):
         pairs = [*zip(before.cells, after.cells, strict=True), (before.background, after.background)]
@@ -69,13 +75,16 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=5)
     options = parser.parse_args()
     runtime.prepare()
-    bundle, world = load(options.model, device=distributed.device()), world_named(options.world)
+    world, device = world_named(options.world), distributed.device()
+    vae = load_vae(options.model, device=device)
     shown = np.concatenate([one.images for one in render_single_turns(world, 4 * options.count, SEED)])
-    told = {
-        "read_back": read_back(bundle, world, shown),
-        "read_back_where_a_quarter_are_signs": read_back(bundle, world, render_scenes(world, 4 * options.count, SEED)),
-        "edits": single_edits(bundle, world, options.count, options.points),
+    told: dict[str, Any] = {
+        "read_back": read_back(vae, world, shown),
+        "read_back_where_a_quarter_are_signs": read_back(vae, world, render_scenes(world, 4 * options.count, SEED)),
     }
+    if (options.model / "config.json").is_file():
+        bundle = load(options.model, device=device)
+        told["edits"] = single_edits(bundle, world, options.count, options.points)
     print(json.dumps(told, indent=1))
 
 
