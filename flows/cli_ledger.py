@@ -68,9 +68,10 @@ def recall(
 
 def approve(
     decision: Annotated[str, typer.Argument(help="SHA-256 of the gate decision.")],
-    name: Annotated[str, typer.Option(help="Your name; your key is created on first use.")],
+    name: Annotated[str, typer.Option(help="Your name, which is that of your key.")],
     reason: Reason,
     out: Annotated[Path, typer.Option(help="Where to write the signed approval.")],
+    new_key: Annotated[bool, typer.Option("--new-key", help="Make your key, and trust it on this machine.")] = False,
     override: Annotated[bool, typer.Option(help="Allow promotion against a refusal.")] = False,
     days: Annotated[float, typer.Option(help="How long it holds.")] = 1.0,
     resume: Annotated[str | None, typer.Option(help="Also pass it to the flow run (its id) that waits for it.")] = None,
@@ -84,7 +85,8 @@ def approve(
 
     books, _ = open_named("edit-r2", debug)
     kind: Any = "override" if override else "approve"
-    signed = sign_approval(kind, decision, load_identity(books.keys, name), reason, timedelta(days=days))
+    person = load_identity(books.keys, name, create=new_key)
+    signed = sign_approval(kind, decision, person, reason, timedelta(days=days))
     write_atomically(out, signed)
     if resume:
         from flows.approving import resume as answer_to

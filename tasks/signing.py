@@ -1,6 +1,6 @@
 """Keys and signatures: Ed25519 in DSSE envelopes, and OpenSSF model signing for the weights.
 
-A key pair is created on first use in a folder outside the repository, readable by its owner alone. Every public key
+A key pair lies in a folder outside the repository, readable by its owner alone. Every public key
 (`*.pub.pem`) in that folder is trusted; the file's stem is the name under which its owner signs. Envelopes are
 written as canonical JSON and refused in any other spelling, so that no byte of one can change unnoticed.
 """
@@ -83,12 +83,17 @@ def _publish(key: Any, public: Path) -> None:
 
 
 def load_identity(
-    folder: Path, name: str = "pipeline", key_file: Path | None = None, password: str | None = None
+    folder: Path,
+    name: str = "pipeline",
+    key_file: Path | None = None,
+    password: str | None = None,
+    create: bool = True,
 ) -> Identity:
     """The signing key `name` in `folder`, created on first use, or the one in `key_file`; its public half is trusted.
 
     Raises:
-        UserError: a name that is no file name, a key that others can read, or a file that holds no Ed25519 key.
+        UserError: a name that is no file name or, without `create`, has no key; a key that others can read, or a file
+            that holds no Ed25519 key.
     """
     if not KEY_NAME.fullmatch(name) or name == WEIGHTS_KEY:
         raise UserError(f"{name!r} cannot name a key", "Use letters, digits and ._@- (at most 64)")
@@ -96,6 +101,10 @@ def load_identity(
     if key_file is not None and not key_file.is_file():
         raise UserError(f"Key file {key_file.name} does not exist", "Correct the path or leave it unset")
     if not path.exists():
+        if not create:
+            raise UserError(
+                f"{name} has no key on this machine", "Check the name; --new-key makes a key and trusts it here"
+            )
         _create(path, ed25519.Ed25519PrivateKey.generate())
     key = _private_key(path, password.encode() if password else None)
     if not isinstance(key, ed25519.Ed25519PrivateKey):

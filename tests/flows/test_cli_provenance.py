@@ -96,9 +96,12 @@ def test_rollback_and_recall_by_hand(call, house):
 def test_an_approval_is_signed_with_a_key_of_ones_own(call, tmp_path, house):
     out = tmp_path / "approval.json"
     words = ("--name", "ada", "--reason", "looked at all strips, good enough", "--out", str(out))
-    assert call("approve", "a" * 64, *words)[0] == 0
+    code, _, err = call("approve", "a" * 64, *words)
+    assert code == 2 and "ada has no key" in err and not (house.books.keys / "ada.pub.pem").exists()
+    assert call("approve", "a" * 64, *words, "--new-key")[0] == 0
     assert json.loads(out.read_text())["payloadType"].endswith("approval+json")
     assert (house.books.keys / "ada.pem").exists()
+    assert call("approve", "b" * 64, *words)[0] == 0, "it is there now"
     code, _, err = call("approve", "nonsense", *words)
     assert code == 2 and "decision" in err
 
