@@ -60,7 +60,7 @@ class VaeConfig:
     channels: tuple[int, ...] = (16, 32, 64, 64)  # a stride of 2 between levels: four make 1/8 of the picture's side
     layers_per_block: PositiveInt = 1
     latent_channels: PositiveInt = 4
-    kl_weight: NonNegativeFloat = 1e-5
+    kl_weight: NonNegativeFloat = 1e-5  # of the sum over a scene's latents
     whiten_at: Share = 0.7  # share of the steps after which the latents are whitened and the encoder is frozen
     decoder_noise: tuple[NonNegativeFloat, NonNegativeFloat] = (0.35, 0.05)  # most on its latents, first and last step
     scenes: PositiveInt = 8192  # distinct scenes seen

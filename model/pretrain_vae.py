@@ -128,7 +128,8 @@ def _train_both(
         noise = noise.to(vae.device)
         output = vae.decode(posterior.mean + posterior.std * noise).sample
         reconstruction = _reconstruction_loss(output, images)
-        stats = trainer.update(reconstruction + config.kl_weight * posterior.kl().mean())
+        divergence = posterior.kl().sum() / config.optimisation.batch_size  # of as many pieces as make a scene
+        stats = trainer.update(reconstruction + config.kl_weight * divergence)
         _report(report, config, step, {"vae/loss": reconstruction.item(), **stats})
     trainer.use_average()
     trainer.save()
