@@ -97,6 +97,15 @@ def test_a_training_moves_the_projections_alone_and_resumes_to_the_same_bits(tra
     assert kept and all("lora_" in name for name in kept), "a checkpoint holds what learns"
 
 
+def test_recomputed_activations_leave_what_adapters_learn_as_it_is(parent, sessions, tmp_path):
+    for recompute in (False, True):
+        config = dataclasses.replace(SFT, optimisation=dataclasses.replace(STEPS, recompute=recompute))
+        train_sft(config, parent, sessions, tmp_path / str(recompute), lambda *_: None)
+    kept, again = weights(tmp_path / "False"), weights(tmp_path / "True")
+    for name, value in kept.items():
+        torch.testing.assert_close(value, again[name], atol=1e-4, rtol=1e-4)
+
+
 def low_precision(parent, sessions, folder):
     """Adapters of a bfloat16 model learn as float32 copies."""
     bundle = load(parent, "bfloat16")
