@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from data.loader import render_scenes, render_single_turns
@@ -25,22 +24,16 @@ from model import distributed, runtime
 from model.bundle import Bundle, load
 from model.config import EvaluationConfig, SamplingConfig
 from model.evaluation import true_history_rows
-from model.images import normalised
 from model.loading import load_vae
-from model.vae import to_latents, to_pixels
+from model.vae import round_trip
 
-TOGETHER = 32  # pictures
 SEED = 77_000_000  # of scenes that no training draws: lessons take seeds below 2**31 by hash, the autoencoder's is 0
 
 
-@torch.no_grad()
 def read_back(vae: AutoencoderKL, world: World, images: Pixels) -> float:
     """Share of the cells and backgrounds of pictures that are read alike before and after encoding and decoding."""
-    parts = (normalised(images[i : i + TOGETHER], vae.device) for i in range(0, len(images), TOGETHER))
-    shown = torch.cat([to_pixels(vae, to_latents(vae, part)).cpu() for part in parts])
-    decoded = ((shown * 0.5 + 0.5).clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy()
     same = total = 0
-    for before, after in zip(read(images, world), read(decoded, world), strict=True):
+    for before, after in zip(read(images, world), read(round_trip(vae, images), world), strict=True):
         pairs = [*zip(before.cells, after.cells, strict=True), (before.background, after.background)]
         same += sum(one == other for one, other in pairs)
         total += len(pairs)

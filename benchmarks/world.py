@@ -74,16 +74,10 @@ def _blurred(radius: float, images: Pixels) -> Pixels:
 
 
 def _round_trip(folder: Path) -> Callable[[Pixels], Pixels]:
-    from model import vae
-    from model.bundle import load
+    from model.loading import load_vae
+    from model.vae import round_trip
 
-    bundle = load(folder)
-
-    def apply(images: Pixels) -> Pixels:
-        latents, grid = vae.encode_latents(bundle.vae, images, bundle.model.config)
-        return vae.decode(bundle.vae, latents, grid, bundle.model.config)
-
-    return apply
+    return functools.partial(round_trip, load_vae(folder))
 
 
 def accuracy(world: World, count: int, folder: Path | None) -> dict[str, dict[str, float]]:

@@ -7,7 +7,8 @@ into its weight, so that folders stay plain.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,22 +46,25 @@ def adapt(model: nn.Module, config: AdapterConfig, seed: int) -> None:
         get_peft_model(model, chosen, autocast_adapter_dtype=False)
 
 
+def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The projections that bear adapters, by name."""
+    return ((name, module) for name, module in model.named_modules() if hasattr(module, "lora_A"))
+
+
 def is_adapted(model: nn.Module) -> bool:
     """Whether adapters lie in a model."""
-    return any(hasattr(module, "lora_A") for module in model.modules())
+    return any(_adapted(model))
 
 
 def folded(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a model as if it had learned without adapters.
+    """Tensors of a model as if it had learned without adapters; as they are where it did.
 
     Args:
         model: tells how much each adapter weighs.
         state: its tensors, whole, under their present names.
     """
     plain = {name.replace(".base_layer.", "."): value for name, value in state.items() if ".lora_" not in name}
-    for name, module in model.named_modules():
-        if not hasattr(module, "lora_A"):
-            continue
+    for name, module in _adapted(model):
         down, up = (state[f"{name}.lora_{part}.default.weight"].float() for part in "AB")
         weight = plain[f"{name}.weight"]
         plain[f"{name}.weight"] = (weight.float() + module.scaling["default"] * up @ down).to(weight.dtype)

@@ -9,6 +9,7 @@ Nothing is signed, compared or promoted here: that is for the flows. `edit-r2 ex
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -39,7 +40,8 @@ class Chain:
 
     def __init__(self, name: str, profile: dict[str, Any], folder: Path) -> None:
         self.name, self.profile, self.folder = name, profile, folder
-        self.model, self.vae = section(profile, "model", ModelConfig), section(profile, "vae", VaeConfig)
+        self.model, vae = section(profile, "model", ModelConfig), section(profile, "vae", VaeConfig)
+        self.vae = dataclasses.replace(vae, checkpoint=self.model.start or vae.checkpoint)
         self.world = world_named(profile["sessions"]["world"])
 
     def do(self, stage: str, report: Report) -> Path:
@@ -59,22 +61,17 @@ class Chain:
         match stage:
             case "vae" | "base" if self.model.checkpoint:
                 return self._base()
-            case "vae" if self.model.start:
-                return self._latents()
             case "vae":
                 return train_vae(self.vae, self.world, folder, report)
             case "base":
                 config = section(self.profile, stage, SupervisedConfig)
-                return train_base(config, self.model, self._latents(), self.world, folder, report)
+                return train_base(config, self.model, self._train("vae", report), self.world, folder, report)
             case "sft":
                 return train_sft(section(self.profile, stage, SupervisedConfig), self._base(), sessions, folder, report)
         return train_rl(section(self.profile, stage, RlConfig), self.folder / "sft", sessions, folder, report)
 
     def _base(self) -> Path:
         return Path(self.model.checkpoint) if self.model.checkpoint else self.folder / "base"
-
-    def _latents(self) -> Path:
-        return Path(self.model.start or self.vae.checkpoint or self.folder) / "vae"
 
 
 def run(chain: Chain, stages: tuple[str, ...], show: Callable[[str], None]) -> dict[str, Any]:

@@ -72,10 +72,8 @@ class Bundle:
 
         All ranks must call it; the first one writes.
         """
-        adapted = is_adapted(self.model)
-        state = distributed.full_state(self.model) if adapted or distributed.world() > 1 else None
-        if state is not None and adapted:
-            state = folded(self.model, state)
+        elsewhere = is_adapted(self.model) or distributed.world() > 1  # some of its tensors, or shards of them
+        state = folded(self.model, distributed.full_state(self.model)) if elsewhere else None
         if distributed.rank() == 0:
             shutil.rmtree(work / "finished", ignore_errors=True)  # of a run that was killed right here
             replace_folder(self.save(work / "finished", state=state), folder)

@@ -64,9 +64,9 @@ class VaeConfig:
     whiten_at: Share = 0.7  # share of the steps after which the latents are whitened and the encoder is frozen
     decoder_noise: tuple[NonNegativeFloat, NonNegativeFloat] = (0.35, 0.05)  # most on its latents, first and last step
     scenes: PositiveInt = 8192  # distinct scenes seen
+    wide: Share = 0.0  # share of them that are of a wider world
     crop: NonNegativeInt = 0  # side in pixels of the pieces of scenes that are learned from at first; 0: whole scenes
     crop_until: Share = 0.6  # share of the steps before whitening
-    wide: Share = 0.0  # share of them that are of a wider world
     optimisation: Optimisation = field(default_factory=lambda: Optimisation(learning_rate=2e-3, batch_size=32))
 
 

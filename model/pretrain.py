@@ -27,6 +27,7 @@ from model.modeling import EditModel
 from model.supervised import noise_of, train_supervised
 from model.tokenizer import special_ids, word_tokenizer
 from model.trainer import Report, Trainer, numpy_generator
+from model.vae import stride_of
 
 
 def new_bundle(config: ModelConfig, vae: AutoencoderKL, world: World, words: Sequence[str], seed: int) -> Bundle:
@@ -48,7 +49,7 @@ def new_bundle(config: ModelConfig, vae: AutoencoderKL, world: World, words: Seq
             latent_patch=config.latent_patch,
             image_size=world.image_size,
             latent_channels=vae.config["latent_channels"],
-            vae_downsample=2 ** (len(vae.config["block_out_channels"]) - 1),
+            vae_downsample=stride_of(vae.config["block_out_channels"]),
         )
     )
     return Bundle(model, vae, tokenizer, special_ids(tokenizer))

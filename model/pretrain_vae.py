@@ -2,11 +2,11 @@
 
 Two phases. First encoder and decoder learn together, from pieces of scenes if these are large: as many pixels of more
 scenes, which a step learns more from. Whole scenes must follow, because group norm and attention see all of a picture.
-Then the latents are whitened by folding the transform into the
-encoder's last and the decoder's first convolution, and the decoder alone goes on learning. Flow matching sees squared
-error only: a property of the picture that moves the latents little would be passed over, so after whitening every
-direction carries the same variance. The decoder also learns to bear errors of the latents, which sampling makes: large
-ones first, then small ones, because the finest details (letters) are read only by a decoder that may trust its latents.
+Then the latents are whitened by folding the transform into the encoder's last and the decoder's first convolution, and
+the decoder alone goes on learning. Flow matching sees squared error only: a property of the picture that moves the
+latents little would be passed over, so after whitening every direction carries the same variance. The decoder also
+learns to bear errors of the latents, which sampling makes: large ones first, then small ones, because the finest
+details (letters) are read only by a decoder that may trust its latents.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from model.atomic import replace_folder
 from model.config import VaeConfig
 from model.loading import load_vae
 from model.trainer import Report, Trainer, generator, numpy_generator
-from model.vae import new_vae
+from model.vae import new_vae, stride_of
 
 START_LOG_VARIANCE = -6.0
 
@@ -50,11 +50,10 @@ def train_vae(config: VaeConfig, world: World, folder: Path, report: Report) -> 
         return Path(config.checkpoint) / "vae"
     if folder.exists():
         return folder
-    if config.crop % _stride(config) or config.crop > world.image_size:
-        raise UserError(
-            f"no whole latents of {_stride(config)} pixels make pieces of {config.crop} in {world.image_size}",
-            "Correct vae.crop",
-        )
+    stride = stride_of(config.channels)
+    if config.crop % stride or config.crop > world.image_size:
+        problem = f"no whole latents of {stride} pixels make pieces of {config.crop} in {world.image_size}"
+        raise UserError(problem, "Correct vae.crop")
     wide, seed = round(config.wide * config.scenes), config.optimisation.seed
     scenes = render_scenes(world, config.scenes - wide, seed)
     if wide:
@@ -97,7 +96,7 @@ def _to_tensor(images: np.ndarray) -> Tensor:
 def _batch(scenes: np.ndarray, config: VaeConfig, step: int, crop: int = 0) -> Tensor:
     """Whole scenes, or pieces of `crop` pixels from as many scenes as make the same area."""
     random = numpy_generator(config.optimisation.seed, step, "vae batch")
-    count, side, stride = config.optimisation.batch_size, scenes.shape[1], _stride(config)
+    count, side, stride = config.optimisation.batch_size, scenes.shape[1], stride_of(config.channels)
     if not crop:
         return _to_tensor(scenes[random.integers(0, len(scenes), count)])
     count *= (side // crop) ** 2
@@ -105,11 +104,6 @@ def _batch(scenes: np.ndarray, config: VaeConfig, step: int, crop: int = 0) -> T
     corners = random.integers(0, (side - crop) // stride + 1, (count, 2)) * stride
     pieces = [scenes[i, y : y + crop, x : x + crop] for i, (y, x) in zip(chosen, corners, strict=True)]
     return _to_tensor(np.stack(pieces))
-
-
-def _stride(config: VaeConfig) -> int:
-    """Pixels along the side of a latent."""
-    return int(2 ** (len(config.channels) - 1))
 
 
 def _reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:

@@ -42,6 +42,11 @@ def new_vae(channels: Sequence[int] = (16, 32, 64, 64), latent_channels: int = 4
     )
 
 
+def stride_of(channels: Sequence[int]) -> int:
+    """Pixels along the side of a latent: a level halves what the one before it gave."""
+    return 1 << (len(channels) - 1)
+
+
 def scale_of(vae: AutoencoderKL) -> tuple[float, float]:
     """(scale, shift) of the latents."""
     return float(vae.config["scaling_factor"]), float(vae.config["shift_factor"] or 0.0)
@@ -108,10 +113,29 @@ def decode_float(vae: AutoencoderKL, latents: Tensor, grid: Grid, config: EditCo
     for part in _chunks(latents.shape[0], grid[0] * grid[1] * config.latent_stride**2, vae.device):
         z = unpatchify(latents[part].to(vae.device, vae.dtype), grid, config.latent_patch_size)
         z = z.contiguous(memory_format=torch.channels_last)
-        parts.append((to_pixels(vae, z).float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu())
-    return np.ascontiguousarray(torch.cat(parts).numpy())
+        parts.append(_seen(to_pixels(vae, z)))
+    return np.concatenate(parts)
 
 
 def decode(vae: AutoencoderKL, latents: Tensor, grid: Grid, config: EditConfig) -> Pixels:
     """uint8 (N, H, W, 3), truncated as the official code does, of latents (N, rows*columns, C)."""
-    return (decode_float(vae, latents, grid, config) * 255).astype(np.uint8)
+    return _truncated(decode_float(vae, latents, grid, config))
+
+
+@torch.no_grad()
+def round_trip(vae: AutoencoderKL, images: Pixels) -> Pixels:
+    """Pictures (N, H, W, 3) of the autoencoder's size as they are after encoding and decoding."""
+    parts = []
+    for part in _chunks(len(images), images.shape[1] * images.shape[2], vae.device):
+        x = normalised(images[part], vae.device).to(vae.dtype)
+        parts.append(_seen(to_pixels(vae, to_latents(vae, x))))
+    return _truncated(np.concatenate(parts))
+
+
+def _seen(x: Tensor) -> NDArray[np.float32]:
+    """(N, H, W, 3) in [0, 1] of what the decoder gave, (N, 3, H, W)."""
+    return np.ascontiguousarray((x.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _truncated(shown: NDArray[np.float32]) -> Pixels:
+    return (shown * 255).astype(np.uint8)

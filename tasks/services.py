@@ -137,9 +137,8 @@ def become_worker(gpu: bool, limit: int | None) -> NoReturn:
         ServiceError: a configured server does not answer.
         UserError: no Prefect server is configured.
     """
-    os.environ.setdefault(
-        CONSOLE_LEVEL, "INFO"
-    )  # commands keep Prefect's logs from their terminal; a worker says no more
+    # Commands keep Prefect's logs from their terminal; a worker says no more.
+    os.environ.setdefault(CONSOLE_LEVEL, "INFO")
     chosen = prepare()
     if chosen.prefect_api_url is None:
         raise UserError(

@@ -90,9 +90,10 @@ def base_plan(parameters: Parameters) -> Plan:
     found = {key: _model_at(folder, key) for key, folder in begun.items() if folder}
     here = {key: str(folder) for key, folder in found.items()}
     model = replace(parameters.model, start=here.get("model.start"))
-    vae = replace(parameters.vae, start=here.get("vae.start"), checkpoint=here.get("vae.checkpoint"))
+    ready = here.get("model.start") or here.get("vae.checkpoint")
+    vae = replace(parameters.vae, start=here.get("vae.start"), checkpoint=ready)
     base = parameters.base
-    steps = 0 if model.start or vae.checkpoint else vae.optimisation.steps
+    steps = 0 if ready else vae.optimisation.steps
     share = steps / (steps + base.optimisation.steps)
 
     def train(folder: Path, report: Report) -> Path:
@@ -100,10 +101,7 @@ def base_plan(parameters: Parameters) -> Plan:
         from model.pretrain import train_base
         from model.pretrain_vae import train_vae
 
-        if model.start:
-            latents = found["model.start"] / "vae"
-        else:
-            latents = train_vae(vae, world_named(world), folder.with_name("vae"), part(report, "vae", 0.0, share))
+        latents = train_vae(vae, world_named(world), folder.with_name("vae"), part(report, "vae", 0.0, share))
         return train_base(base, model, latents, world_named(world), folder, part(report, "base", share, 1.0))
 
     sections = {"world": {"name": world}, "vae": parameters.vae, "model": parameters.model, "base": base}

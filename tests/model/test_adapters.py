@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model import distributed
 from model.adapters import adapt, folded, is_adapted
 from model.bundle import load
 from model.config import AdapterConfig, Optimisation
@@ -106,15 +105,6 @@ def test_recomputed_activations_leave_what_adapters_learn_as_it_is(parent, sessi
         torch.testing.assert_close(value, again[name], atol=1e-4, rtol=1e-4)
 
 
-def low_precision(parent, sessions, folder):
-    """Adapters of a bfloat16 model learn as float32 copies."""
-    bundle = load(parent, "bfloat16")
-    if distributed.rank() == 0 and not (folder / "parent").exists():
-        bundle.save(folder / "parent")
-    distributed.barrier("parent")
-    train_rl(dataclasses.replace(RL, kl="none"), folder / "parent", sessions, folder / "model", lambda *_: None)
-
-
 def test_two_ranks_publish_the_model_that_one_does(parent, sessions, tmp_path):
     train_sft(SFT, parent, sessions, tmp_path / "1", lambda *_: None)
     on_ranks(2, train_sft, SFT, parent, sessions, tmp_path / "2", print)
@@ -126,7 +116,9 @@ def test_two_ranks_publish_the_model_that_one_does(parent, sessions, tmp_path):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_adapters_of_a_model_in_low_precision_learn_in_its_precision(parent, sessions, tmp_path, ranks):
-    on_ranks(ranks, low_precision, parent, sessions, tmp_path)
+    load(parent, "bfloat16").save(tmp_path / "parent")
+    config = dataclasses.replace(RL, kl="none")
+    on_ranks(ranks, train_rl, config, tmp_path / "parent", sessions, tmp_path / "model", print)
     before, after = weights(tmp_path / "parent"), weights(tmp_path / "model")
     assert {value.dtype for value in after.values()} == {torch.bfloat16}
     assert any(not torch.equal(value, before[name]) for name, value in after.items())
