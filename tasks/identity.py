@@ -21,6 +21,8 @@ from tasks.canonical import canonical, plain, sha256
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("data", "model", "tasks", "mlflow_config")
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow")  # a change of these may change a result
+# What a run is made of, as far as git can vouch for it. dvc.lock is a result of the data stages, and every statement holds it.
+SOURCES = (*PACKAGES, "flows", "params.yaml", "dvc.yaml", "pyproject.toml", "requirements.lock")
 ENTRIES: Mapping[str, tuple[str, ...]] = {
     Stage.BUILD_DATASET: ("data.build", "tasks.expectations"),
     Stage.BUILD_BENCHMARK: ("data.build", "tasks.expectations"),
@@ -33,10 +35,15 @@ ENTRIES: Mapping[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Git:
-    """Where the code stands: the commit (None outside a repository) and whether tracked files differ from it."""
+    """Where the code stands: the commit (None outside a repository) and what differs from it, new files too."""
 
     commit: str | None
-    dirty: bool
+    changed: tuple[str, ...] = ()
+
+    @property
+    def dirty(self) -> bool:
+        """Whether the commit does not say what runs; outside a repository nothing does."""
+        return self.commit is None or bool(self.changed)
 
 
 def digest(value: Any) -> str:
@@ -123,14 +130,20 @@ def fingerprint(
 
 @lru_cache
 def git(root: Path = ROOT) -> Git:
-    """Commit and cleanliness of the checkout; dirty outside a repository, since nothing vouches for the code there."""
+    """Commit of the checkout, and what of its code and parameters is not as committed.
+
+    A change of a page or a test is none: it decides nothing about a model.
+    """
 
     def ask(*words: str) -> str | None:
         try:
             answer = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=20, check=True)
         except (OSError, subprocess.SubprocessError):
             return None
-        return answer.stdout.strip()
+        return answer.stdout
 
-    changes = ask("status", "--porcelain", "--untracked-files=no")
-    return Git(ask("rev-parse", "HEAD"), changes is None or bool(changes))
+    commit = ask("rev-parse", "HEAD")
+    changes = ask("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", *SOURCES)
+    if commit is None or changes is None:
+        return Git(None)
+    return Git(commit.strip(), tuple(line[3:] for line in changes.split("\0") if line))

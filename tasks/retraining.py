@@ -47,10 +47,21 @@ class Retraining:
 def tracked(parameters: Parameters) -> Iterator[tracking.ActiveRun]:
     """The parent run of a retraining with these parameters and this code; runs that died here before are closed."""
     close_dead(parameters.profile)
+    warn_of_changes()
     fingerprint = identity.fingerprint(RETRAIN, parameters, code=identity.whole_code())
     spec = tracking.Spec(RETRAIN, parameters.profile, fingerprint)
     with tracking.stage(spec) as run:
         yield run
+
+
+def warn_of_changes() -> None:
+    """Say before hours of training, not after them, that the gates will ask for a commit."""
+    git = identity.git()
+    if git.commit is None:
+        progress.say("[yellow]no commit[/yellow]: this is no git checkout, and the gates ask which commit made a model")
+    elif git.changed:
+        shown = ", ".join(git.changed[:5]) + (f" and {len(git.changed) - 5} more" if len(git.changed) > 5 else "")
+        progress.say(f"[yellow]not committed[/yellow]: {shown}. The gates ask for a clean tree; commit, then run")
 
 
 def close_dead(profile: str) -> None:

@@ -1,7 +1,8 @@
 """Runs in MLflow: found by fingerprint or created, reused, resumed, and always closed with the truth.
 
-A stage is run inside `stage(spec)`. A FINISHED run with the same fingerprint whose results still verify is reused; a
-run that failed, was killed or died is opened again under its old id, so that a retry leaves no second run behind.
+A stage is run inside `stage(spec)`. A FINISHED run with the same fingerprint whose results still verify is reused,
+unless uncommitted code made it and this checkout is clean; a run that failed, was killed or died is opened again under
+its old id, so that a retry leaves no second run behind.
 Errors close a run as FAILED, interrupts as KILLED. A lock per fingerprint keeps two processes of one machine from doing
 the same work: the second waits and then reuses.
 """
@@ -101,7 +102,7 @@ def stage(spec: Spec, verify: Callable[[dict[str, Any]], bool] = bool) -> Iterat
     """
     with _lock(spec, settings().stage_timeout):
         runs = find(spec.profile, spec.stage, spec.fingerprint)
-        finished = next((run for run in runs if result(run) and verify(result(run))), None)
+        finished = next((run for run in runs if _vouched(run) and result(run) and verify(result(run))), None)
         if finished is None and _reuse_only.get():
             raise NotFinished(f"{spec.name} has no finished run {spec.fingerprint[:12]}", "Run the stage")
         broken_off = [run for run in runs if run.info.status != "FINISHED"]
@@ -111,6 +112,12 @@ def stage(spec: Spec, verify: Callable[[dict[str, Any]], bool] = bool) -> Iterat
             client().set_tag(spec.parent_run, stage_tag(spec.name.replace(" ", ".")), run.run_id)
         with _closing(run):
             yield run
+
+
+def _vouched(run: Run) -> bool:
+    """Whether a run may be reused here: what uncommitted code made is signed as such for good, and the gates refuse it,
+    so a checkout that is clean makes it again."""
+    return run.data.tags.get(Tag.DIRTY) != "true" or identity.git().dirty
 
 
 def _lock(spec: Spec, wait: float) -> AbstractContextManager[None]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass
 
 import pytest
@@ -84,4 +85,25 @@ def test_training_code_of_one_stage_is_not_that_of_another():
 
 
 def test_a_folder_outside_git_is_dirty(tmp_path):
-    assert identity.git.__wrapped__(tmp_path) == identity.Git(None, True)
+    assert identity.git.__wrapped__(tmp_path) == identity.Git(None)
+    assert identity.Git(None).dirty
+
+
+def test_what_decides_about_a_model_counts_as_a_change_and_nothing_else(tmp_path):
+    def git(*words):
+        who = ["-c", "user.name=n", "-c", "user.email=e@x"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    project(tmp_path, model__a="x = 1\n", docs__a="")
+    (tmp_path / "dvc.lock").write_text("a")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    look = identity.git.__wrapped__
+    assert look(tmp_path).commit and not look(tmp_path).dirty
+
+    project(tmp_path, docs__b="")
+    (tmp_path / "dvc.lock").write_text("b")
+    assert not look(tmp_path).dirty
+    project(tmp_path, model__a="x = 2\n", tasks__b="")  # one changed, one that no commit has
+    assert look(tmp_path).changed == ("model/a.py", "tasks/b.py")

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from data.errors import UserError
 from mlflow_config.settings import Tag, stage_tag
-from tasks import tracking
+from tasks import identity, tracking
 from tasks.locks import place
 from tasks.recording import log_dataset
 from tasks.settings import settings
@@ -45,6 +45,18 @@ def test_a_finished_run_is_reused():
 
 def test_another_fingerprint_is_another_run():
     assert finish().run_id != finish(print_="b" * 64).run_id
+
+
+def test_what_uncommitted_code_made_is_made_again_once_it_is_committed(monkeypatch):
+    """Its statement says "uncommitted" for good: reused, it would be refused for good."""
+    monkeypatch.setattr(identity, "git", lambda: identity.Git("c0ffee", ("model/rl.py",)))
+    first, again = finish(), finish()
+    assert again.run_id == first.run_id
+    monkeypatch.setattr(identity, "git", lambda: identity.Git("c0ffee"))
+    clean = finish()
+    assert clean.run_id != first.run_id and finish().run_id == clean.run_id
+    monkeypatch.setattr(identity, "git", lambda: identity.Git("c0ffee", ("model/rl.py",)))
+    assert finish().reused
 
 
 def test_what_no_longer_holds_is_done_again_in_a_run_of_its_own():
