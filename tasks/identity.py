@@ -21,7 +21,7 @@ from tasks.canonical import canonical, plain, sha256
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("data", "model", "tasks", "mlflow_config")
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow")  # a change of these may change a result
-# What makes a model, as far as git can vouch for it; dvc.lock is made by the data stages, and kept with every statement.
+# What git must vouch for. Not dvc.lock: the data stages write it, and every statement keeps it.
 SOURCES = (*PACKAGES, "flows", "params.yaml", "dvc.yaml", "pyproject.toml", "requirements.lock")
 ENTRIES: Mapping[str, tuple[str, ...]] = {
     Stage.BUILD_DATASET: ("data.build", "tasks.expectations"),
