@@ -41,6 +41,7 @@ def test_a_bare_folder_has_the_table_of_its_three_models(filled, tmp_path):
     assert found["paired"]["edit-r2 - sft"]["session_success"]["mean"] == pytest.approx(0.2)
     page = (tmp_path / "docs" / "results.md").read_text()
     assert "one GPU, nothing of which is tracked" in page and "edit-r2 experiment bare FOLDER" in page
+    assert "of all attempts where a training was interrupted" in page
     (sft,) = [line for line in page.splitlines() if line.startswith("| sft | 0 |")]
     assert sft.startswith("| sft | 0 | – | – | – | 12 | 5 |"), "untracked, 12 seconds, best after 5 steps"
     assert (tmp_path / "docs" / "results" / "strip-s0.png").exists()
