@@ -48,6 +48,13 @@ def test_a_bare_folder_has_the_table_of_its_three_models(filled, tmp_path):
     assert experiment_bare.measured(filled).rows["edit-r2"].trainings[0].rewards == (0.5, 0.6, 0.7)
 
 
+def test_an_iteration_that_was_done_again_counts_once(filled):
+    again = ({"stage": "rl", "step": step, "rl/reward": 0.8} for step in (1, 2, 3))
+    with (filled / "metrics.jsonl").open("a") as metrics:
+        metrics.writelines(f"{json.dumps(row)}\n" for row in again)
+    assert experiment_bare.measured(filled).rows["edit-r2"].trainings[0].rewards == (0.5, 0.8, 0.8, 0.8)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
