@@ -12,6 +12,7 @@ import typer
 from flows import cli_data, cli_edit, cli_experiment, cli_ledger, cli_provenance, cli_retention, cli_services
 from flows.options import Debug, Json, Profile
 from flows.session import INTERRUPTED, answer, guarded, workspace
+from tasks import shown
 
 app = typer.Typer(
     name="edit-r2",
@@ -107,9 +108,9 @@ def build_benchmark(profile: Profile = "tiny", as_json: Json = False, debug: Deb
     _stage("build_benchmark", profile, as_json, debug, lambda made: made.as_json())
 
 
-@app.command()
+@app.command(help=f"Train the latent space, then the base model. It is shown {shown.BASE}.")
 def pretrain_base(profile: Profile = "tiny", as_json: Json = False, debug: Debug = False) -> None:
-    """Train the base model: latent space, then edits that need no memory."""
+    """Train the base model."""
     _stage("pretrain_base", profile, as_json, debug, _fields)
 
 

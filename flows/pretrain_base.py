@@ -10,5 +10,5 @@ from tasks.models import ModelRecord
 
 @flow(name="pretrain-base", flow_run_name="pretrain-base-{profile}")
 def pretrain_base(profile: str, parent_run: str | None = None) -> ModelRecord:
-    """Train the latent space and then edits that need no memory."""
+    """Train the latent space and then the base model."""
     return training.pretrain_base(parameters.load(profile), parent_run)

@@ -32,10 +32,16 @@ def ahead(prepare: Callable[[int], T], first: int, steps: int, count: int) -> It
     options: dict[str, Any] = {"sampler": range(first, steps), "num_workers": count, "collate_fn": _as_it_is}
     if count:
         # New processes, not forked ones: a copy of a process with threads may inherit a lock that nobody will release.
-        options |= {"prefetch_factor": QUEUED, "multiprocessing_context": "spawn"}
+        options |= {"prefetch_factor": QUEUED, "multiprocessing_context": "spawn", "worker_init_fn": _apart}
         # The thread that pins memory also receives what the processes send, beside the training.
         options["pin_memory"] = torch.cuda.is_available()
     return iter(DataLoader(_Steps(prepare), None, **options))
+
+
+def _apart(_worker: int) -> None:
+    """Leave the process group: a signal to all of it (`timeout`, Ctrl-C) would end a worker before the training, which
+    needs it for one more step, has saved. Deaf workers would not end when the training itself asks them to."""
+    os.setpgid(0, 0)
 
 
 def _as_it_is(value: T) -> T:

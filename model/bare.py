@@ -2,7 +2,8 @@
 
 For a bare GPU machine. Latents and base (or the checkpoint that the profile names), sessions and benchmark, SFT, RL and
 their evaluations, each in a folder of its own. What is finished is not done again; what was cut off goes on. `--until
-base` stops early. Numbers go to `<FOLDER>/metrics.jsonl`, what every stage took and scored to `<FOLDER>/stages.json`.
+base` stops early. Numbers go to `<FOLDER>/metrics.jsonl`, what every stage took, all attempts together, and scored to
+`<FOLDER>/stages.json`; a kill -9 takes the seconds of its attempt with it.
 Nothing is signed, compared or promoted here: that is for the flows. `edit-r2 experiment bare FOLDER` writes the table.
 """
 
@@ -24,6 +25,7 @@ from data.errors import UserError
 from data.parameters import read_profile, section
 from data.scenes import world_named
 from model import runtime
+from model.atomic import write_atomically
 from model.config import EvaluationConfig, ModelConfig, RlConfig, SupervisedConfig, VaeConfig
 from model.evaluation import evaluate
 from model.pretrain import train_base
@@ -75,12 +77,15 @@ class Chain:
 
 
 def run(chain: Chain, stages: tuple[str, ...], show: Callable[[str], None]) -> dict[str, Any]:
-    """Do the stages in order; seconds of each, and the summary of each evaluation, which `stages.json` holds too."""
+    """Do the stages in order; seconds of each over all its attempts, and the summary of each evaluation, which
+    `stages.json` holds too."""
     runtime.prepare()
     chain.folder.mkdir(parents=True, exist_ok=True)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
     about = {"profile": chain.name, "parameters": chain.profile, "device": device}
-    told: dict[str, Any] = {**about, "seconds": {}, "scores": {}}
+    table = chain.folder / "stages.json"
+    known = json.loads(table.read_text()) if table.exists() else {"seconds": {}, "scores": {}}
+    told: dict[str, Any] = {**known, **about}
     with (chain.folder / "metrics.jsonl").open("a") as metrics:
         for stage in stages:
             started = time.monotonic()
@@ -92,11 +97,14 @@ def run(chain: Chain, stages: tuple[str, ...], show: Callable[[str], None]) -> d
                 if step % 100 == 0:
                     show(" ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{v}" for k, v in row.items()))
 
-            done = chain.do(stage, report)
-            told["seconds"][stage] = round(time.monotonic() - started, 1)
-            if stage.startswith("evaluate-"):
-                told["scores"][stage.removeprefix("evaluate-")] = json.loads(done.read_text())["summary"]
-            (chain.folder / "stages.json").write_text(json.dumps(told, indent=1))
+            try:
+                done = chain.do(stage, report)
+                if stage.startswith("evaluate-"):
+                    told["scores"][stage.removeprefix("evaluate-")] = json.loads(done.read_text())["summary"]
+            finally:
+                before = told["seconds"].get(stage, 0.0)
+                told["seconds"][stage] = round(before + time.monotonic() - started, 1)
+                write_atomically(table, json.dumps(told, indent=1).encode())
             show(f"{stage}: {told['seconds'][stage]} s")
     return told
 

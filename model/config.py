@@ -111,7 +111,7 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class SupervisedConfig:
-    """Learning from ground truth: base (single-turn edits, rendered as they are needed) and SFT (whole sessions).
+    """Learning from ground truth: base (lessons, rendered as they are needed) and SFT (whole sessions).
 
     All turns of a session run in one packed forward; every target picture is seen at `noise_draws` time steps at once.
     """

@@ -1,4 +1,4 @@
-"""The base model: seeing, drawing and edits that need no memory, on scenes rendered as they are needed."""
+"""The base model: seeing, drawing, recalling and edits without rules and references; scenes are rendered as needed."""
 
 from __future__ import annotations
 

@@ -63,9 +63,12 @@ def _training(
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
+    """The last row of every step of a stage: what came after the last checkpoint of a training that was cut off is
+    done, and told, once more."""
     try:
-        return [dict(json.loads(line)) for line in path.read_text().splitlines()]
-    except (OSError, ValueError, TypeError) as error:
+        rows = [dict(json.loads(line)) for line in path.read_text().splitlines()]
+        return list({(row["stage"], row["step"]): row for row in rows}.values())
+    except (OSError, KeyError, ValueError, TypeError) as error:
         raise _unreadable(path) from error
 
 

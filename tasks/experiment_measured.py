@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from data.parameters import section
 from mlflow_config.settings import Tag
 from tasks import experiment_statistics as statistics
-from tasks import identity, tracking
+from tasks import identity, shown, tracking
 from tasks.comparison import Slice
 from tasks.experiment import Experiment, Variant
 from tasks.experiment_runs import Outcome
@@ -183,8 +183,8 @@ def saw(variant: Variant, chosen: Parameters) -> tuple[str, str]:
     if variant.stage == "base":
         ready, steps = chosen.model.checkpoint, chosen.base.optimisation
         return (
-            "edits that need no memory",
-            f"ready: `{ready}`" if ready else f"{steps.steps:,} × {steps.batch_size} edits",
+            shown.BASE,
+            f"ready: `{ready}`" if ready else f"{steps.steps:,} × {steps.batch_size} lessons",
         )
     if variant.stage == "sft":
         steps = chosen.sft.optimisation

@@ -144,11 +144,13 @@ def _saw(found: Measured) -> list[str]:
     for name, row in found.rows.items():
         seconds = "–" if row.seconds is None else f"{row.seconds:,.0f}"
         lines.append(_line(name, row.variant.about, row.variant.parent or "–", row.data, row.steps, seconds))
+    tracked = any(one.run_id for row in found.rows.values() for one in row.trainings)
+    counted = "since the last start" if tracked else "of all attempts"
     return [
         *lines,
         "",
         "Sees, updates and seconds are those of the variant's own training, after that of the variant it starts from.",
-        "Seconds are wall time, the mean of the seeds, since the last start where a training was interrupted.",
+        f"Seconds are wall time, the mean of the seeds, {counted} where a training was interrupted.",
     ]
 
 

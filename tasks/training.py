@@ -49,7 +49,7 @@ class Plan:
 
 @work("pretrain base")
 def pretrain_base(parameters: Parameters, parent_run: str | None = None) -> ModelRecord:
-    """Latent space, then edits that need no memory, on scenes rendered as they are needed; or a ready model."""
+    """Latent space, then the base model, on scenes rendered as they are needed; or a ready model."""
     return _run(base_plan(parameters), parameters.profile, parent_run)
 
 

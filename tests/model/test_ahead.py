@@ -1,4 +1,8 @@
 import functools
+import multiprocessing
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -10,6 +14,8 @@ from model.config import Optimisation, SupervisedConfig
 from model.ground_truth import fill, format_of, ground_truth, lay_out
 from model.pretrain import lessons_of
 from model.supervised import encode_lessons, noise_of
+from model.trainer import Trainer
+from tests.model.ranks import FORKS
 from tests.model.toys import toy_bundle
 
 
@@ -25,6 +31,48 @@ def test_steps_come_in_order_whoever_prepares_them(count):
 def test_a_training_on_cpus_keeps_its_cores():
     assert workers("cpu") == 0
     assert workers("cuda:0") >= 0
+
+
+def learning(folder):
+    """A training without end in a process group of its own, whose worker is at work once its number is told."""
+    os.setsid()
+    trainer = Trainer(torch.nn.Linear(1, 1), Optimisation(steps=10**6, checkpoint_every=10**6), folder / "work")
+    steps = ahead(squared, 0, 10**6, 1)
+    for step in trainer.steps():
+        next(steps)
+        if not step:
+            (worker,) = multiprocessing.active_children()
+            (folder / "worker.tmp").write_text(str(worker.pid))
+            (folder / "worker.tmp").rename(folder / "worker")
+        time.sleep(0.3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_whole_group_saves_what_was_learned_and_leaves_nobody_behind(number, tmp_path):
+    training = FORKS.Process(target=learning, args=(tmp_path,))
+    training.start()
+    within(120, (tmp_path / "worker").exists)
+    os.killpg(training.pid, number)
+    training.join(60)
+    assert training.exitcode == (-number if number == signal.SIGKILL else 1)
+    assert (tmp_path / "work/checkpoint/state.json").exists() == (number == signal.SIGTERM)
+    worker = int((tmp_path / "worker").read_text())
+    within(60, lambda: not running(worker))
+
+
+def within(seconds, holds):
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def running(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_lessons_laid_out_ahead_are_what_they_would_be_in_one_go():

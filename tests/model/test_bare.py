@@ -1,9 +1,12 @@
 import json
+from types import SimpleNamespace
 
 import yaml
 
 from data.errors import UserError
+from model import bare
 from model.bare import STAGES, main
+from model.trainer import Stopped
 
 TOY = {
     "sessions": {"train": 4, "practice": 2, "validation": 2, "turns": [1, 2], "practice_turns": [2, 2]},
@@ -43,6 +46,28 @@ def test_all_stages_run_once_in_one_process(tmp_path, capsys):
     assert (tmp_path / "out/rl/model.safetensors").stat().st_mtime_ns == before
     assert (tmp_path / "out/metrics.jsonl").read_text() == rows, "nothing is trained again"
     assert "evaluate-rl" in capsys.readouterr().out
+    assert main([*arguments, "--until", "vae"]) == 0
+    assert json.loads((tmp_path / "out/stages.json").read_text())["scores"] == told["scores"]
+
+
+def test_the_seconds_of_a_stage_are_those_of_all_its_attempts(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    attempts = iter([(12.0, False), (5.0, True)])
+
+    def train(_config, _world, folder, _report):
+        if not folder.exists():
+            seconds, done = next(attempts)
+            clock.now += seconds
+            if not done:
+                raise Stopped("cut off", "run again")
+            folder.mkdir()
+        return folder
+
+    monkeypatch.setattr(bare, "time", clock)
+    monkeypatch.setattr(bare, "train_vae", train)
+    arguments = [*params(tmp_path), "--until", "vae"]
+    assert [main(arguments) for _ in range(3)] == [Stopped.exit_code, 0, 0]
+    assert json.loads((tmp_path / "out/stages.json").read_text())["seconds"] == {"vae": 17.0}
 
 
 def test_a_base_may_go_on_from_another(tmp_path):

@@ -125,10 +125,10 @@ def _rows(bundle, word):
 COMMITTED = Path(__file__).resolve().parents[2] / "model/checkpoints/tiny"
 
 
-@pytest.mark.skipif(not COMMITTED.exists(), reason="no committed base")
 def test_the_committed_base_speaks_the_language_of_its_world():
     known = json.loads((COMMITTED / "tokenizer/tokenizer.json").read_text())["model"]["vocab"]
     assert set(vocabulary(TINY_WIDE)) <= set(known)
     assert json.loads((COMMITTED / "vae/config.json").read_text())["_name_or_path"] == ""
+    assert (COMMITTED / "model.safetensors").is_file()
     size = sum(path.stat().st_size for path in COMMITTED.rglob("*") if path.is_file())
     assert size <= 15 * 2**20

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from data.errors import UserError
-from tasks import experiment, experiment_jobs, experiment_runs, parameters
+from tasks import experiment, experiment_jobs, experiment_runs, parameters, shown
 from tasks.experiment_measured import _differences, labelled, saw
 from tasks.experiment_plots import learning_curve
 
@@ -164,6 +164,9 @@ def test_what_a_variant_saw_follows_its_parameters(tmp_path):
     data, _ = saw(plan.variants["sft"], dataclasses.replace(plan.parameters(plan.variants["sft"], 0), sft=few))
     assert data == "5 sessions of 2–3 turns with ground truth"
     assert labelled(plan.variants["base"], plan.parameters(plan.variants["base"], 0)) is None
+    assert saw(plan.variants["base"], plan.parameters(plan.variants["base"], 0)) == (shown.BASE, "12 × 6 lessons")
+    card = (Path(__file__).parents[2] / "model/checkpoints/tiny/README.md").read_text()
+    assert shown.BASE in " ".join(card.split())
 
 
 def test_a_learning_curve_is_the_mean_of_seeds_smoothed():

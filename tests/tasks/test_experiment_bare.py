@@ -41,10 +41,18 @@ def test_a_bare_folder_has_the_table_of_its_three_models(filled, tmp_path):
     assert found["paired"]["edit-r2 - sft"]["session_success"]["mean"] == pytest.approx(0.2)
     page = (tmp_path / "docs" / "results.md").read_text()
     assert "one GPU, nothing of which is tracked" in page and "edit-r2 experiment bare FOLDER" in page
+    assert "of all attempts where a training was interrupted" in page
     (sft,) = [line for line in page.splitlines() if line.startswith("| sft | 0 |")]
     assert sft.startswith("| sft | 0 | – | – | – | 12 | 5 |"), "untracked, 12 seconds, best after 5 steps"
     assert (tmp_path / "docs" / "results" / "strip-s0.png").exists()
     assert experiment_bare.measured(filled).rows["edit-r2"].trainings[0].rewards == (0.5, 0.6, 0.7)
+
+
+def test_an_iteration_that_was_done_again_counts_once(filled):
+    again = ({"stage": "rl", "step": step, "rl/reward": 0.8} for step in (1, 2, 3))
+    with (filled / "metrics.jsonl").open("a") as metrics:
+        metrics.writelines(f"{json.dumps(row)}\n" for row in again)
+    assert experiment_bare.measured(filled).rows["edit-r2"].trainings[0].rewards == (0.5, 0.8, 0.8, 0.8)
 
 
 @pytest.mark.parametrize(
