@@ -104,12 +104,17 @@ class EditModel(PreTrainedModel):
         return load_model(Path(folder), **options)
 
     def gradient_checkpointing_enable(self, **_: Any) -> None:  # type: ignore[override]
-        """Recompute decoder layers in the backward pass instead of keeping their activations."""
-        self.language_model.model.recompute = True
+        """Recompute the layers of decoder and picture encoder in the backward pass instead of keeping their
+        activations."""
+        self._set_recompute(True)
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations again."""
-        self.language_model.model.recompute = False
+        self._set_recompute(False)
+
+    def _set_recompute(self, recompute: bool) -> None:
+        for part in (self.language_model.model, self.vit_model.vision_model.encoder):
+            part.recompute = recompute
 
     @property
     def blocks(self) -> list[nn.Module]:
