@@ -93,7 +93,7 @@ def learn(folder, until=None):
     except Stopped:
         return
     trainer.use_average()
-    state = distributed.full_state(module)
+    state = distributed.collected(module.state_dict())
     if distributed.rank() == 0:
         save_file(state, folder / "end.safetensors")
 
