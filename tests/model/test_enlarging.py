@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import torch
 
 from data.build import BenchmarkConfig, build
 from data.loader import SessionFolder
+from data.parameters import read_profile, section
 from data.scenes import SMALL, TINY
 from model import learning
 from model.bundle import load
-from model.config import EvaluationConfig, Optimisation, SamplingConfig
+from model.config import EvaluationConfig, Optimisation, RlConfig, SamplingConfig, SupervisedConfig
 from model.evaluation import evaluate, run_sessions
 from model.images import at_size
 from model.judges.exact import judge_many
@@ -20,6 +22,7 @@ from model.pipeline import EditPipeline
 from model.rl import train_rl
 from model.rollout import rollout
 from model.sft import train_sft
+from tests.model.ranks import on_ranks
 from tests.model.toys import TOY_RL, TOY_SFT, WORDS, toy_bundle, toy_example, toy_sessions
 
 SIDE = 2 * TINY.image_size
@@ -111,6 +114,31 @@ def test_sft_learns_from_histories_at_the_size_that_is_drawn(model, tmp_path, mo
     config = dataclasses.replace(TOY_SFT, corruption=corruption, optimisation=ONE_STEP)
     train_sft(config, model, toy_sessions(tmp_path), tmp_path / "sft", lambda *_: None)
     assert sizes == {TINY.image_size, SIDE}
+
+
+@pytest.mark.slow
+def test_the_profile_of_the_official_checkpoint_runs_in_small(bundle, benchmark, tmp_path):
+    """All its settings but the numbers of steps, sessions and tokens, on weights of its precision, by two ranks."""
+    profile = read_profile("bagel-7b", Path(__file__).parents[2] / "params.yaml")
+    base = bundle.save(tmp_path / "stored")
+    model, sessions = load(base, "bfloat16").save(tmp_path / "base"), toy_sessions(tmp_path)
+    sft, rl = section(profile, "sft", SupervisedConfig), section(profile, "rl", RlConfig)
+    steps = {"steps": 1, "checkpoint_every": 1}
+    of_sft = dataclasses.replace(sft.optimisation, batch_size=3, **steps)
+    of_rl = dataclasses.replace(rl.optimisation, **steps)
+    sft = dataclasses.replace(sft, optimisation=of_sft)
+    sampling = dataclasses.replace(rl.sampling, max_trace=4)
+    rl = dataclasses.replace(rl, sessions=2, sampling=sampling, minimum_spread=0.0, optimisation=of_rl)
+    on_ranks(2, train_sft, sft, model, sessions, tmp_path / "sft", print)
+    on_ranks(2, train_rl, rl, tmp_path / "sft", sessions, tmp_path / "rl", print)
+    before, tuned, trained = (load(folder).model.state_dict() for folder in (model, tmp_path / "sft", tmp_path / "rl"))
+    assert {value.dtype for value in trained.values()} == {torch.bfloat16}
+    for one, other in ((before, tuned), (tuned, trained)):
+        assert any(not torch.equal(value, other[name]) for name, value in one.items())
+    config = section(profile, "evaluation", EvaluationConfig)
+    config = dataclasses.replace(config, sessions=2, sampling=dataclasses.replace(sampling, points=3))
+    sheet = json.loads(evaluate(config, tmp_path / "rl", benchmark, tmp_path / "scores", lambda *_: None).read_text())
+    assert sheet["summary"]["success"]["n"] == sum(len(session["turns"]) for session in sheet["sessions"]) > 0
 
 
 def test_a_user_gets_pictures_as_they_were_drawn(model):
