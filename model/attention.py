@@ -50,6 +50,13 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return bias.masked_fill_(~mask, float("-inf")).unsqueeze(1)
 
 
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A part of FlexAttention as kernels that evaluate a rule where they need it; uncompiled, it writes out a value for
+    every pair of tokens."""
+    return torch.compile(function, dynamic=True)
+
+
 def block_mask(marks: Tensor) -> Any:
     """FlexAttention's block mask of packed rows; the same rule, evaluated inside the kernel."""
     from torch.nn.attention.flex_attention import create_block_mask
@@ -60,14 +67,8 @@ def block_mask(marks: Tensor) -> Any:
         of_q, of_k = [row[b, q] for row in marks], [row[b, k] for row in marks]
         return (_rule(of_q, of_k) & (of_k[SESSION] != PADDING)) | (of_q[SESSION] == PADDING)
 
-    return create_block_mask(mask_mod, rows, None, width, width, device=str(marks.device))
-
-
-@cache
-def _flex() -> Callable[..., Tensor]:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention, dynamic=True)
+    create = _compiled(create_block_mask) if marks.is_cuda else create_block_mask
+    return create(mask_mod, rows, None, width, width, device=str(marks.device))
 
 
 def attend_bounded(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -102,4 +103,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any, bounded: bool = False) ->
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
             grouped = False
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
-    return _flex()(q, k, v, block_mask=mask, enable_gqa=grouped)
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return _compiled(flex_attention)(q, k, v, block_mask=mask, enable_gqa=grouped)

@@ -73,10 +73,11 @@ class Bundle:
         All ranks must call it; the first one writes.
         """
         elsewhere = is_adapted(self.model) or distributed.world() > 1  # some of its tensors, or shards of them
-        state = folded(self.model, distributed.full_state(self.model)) if elsewhere else None
+        state = distributed.collected(self.model.state_dict()) if elsewhere else None
         if distributed.rank() == 0:
             shutil.rmtree(work / "finished", ignore_errors=True)  # of a run that was killed right here
-            replace_folder(self.save(work / "finished", state=state), folder)
+            plain = None if state is None else folded(self.model, state)
+            replace_folder(self.save(work / "finished", state=plain), folder)
         distributed.barrier(f"{folder.name} published")
         return folder
 

@@ -21,6 +21,7 @@ from model import distributed
 from model.atomic import replacing
 from model.bundle import Bundle
 from model.config import SupervisedConfig
+from model.images import for_vae
 from model.packing import Pictures
 from model.rollout import walk
 from model.supervised import Batches
@@ -111,8 +112,9 @@ class Corruption:
     def _scripts(self, block: int) -> list[Script]:
         """The sessions of the block's steps whose history will be replaced, named by step and place."""
         end = min(block + self.config.corruption.refresh, self.config.optimisation.steps)
+        config = self.bundle.model.config  # samples keep the size that the model draws at: they are its next history
         return [
-            Script(f"{step}/{place}", [lesson.images[0]], lesson.instructions[:-1])
+            Script(f"{step}/{place}", list(for_vae(lesson.images[:1], config)), lesson.instructions[:-1])
             for step in range(block, end)
             for place, lesson in _placed(self.batches(step)[0])
             if self._struck(step, place, lesson)

@@ -171,6 +171,11 @@ def placed(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def full_state(model: nn.Module) -> dict[str, Tensor]:
-    """All tensors of a model, whole and on the CPU (a collective call)."""
-    return {name: full(cast(Tensor, value)).cpu() for name, value in model.state_dict().items()}
+def collected(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors whole, on the CPU of the first rank; nothing on the others (a collective call)."""
+    whole = ((name, full(tensor.detach())) for name, tensor in tensors.items())
+    if rank() == 0:
+        return {name: tensor.cpu().contiguous() for name, tensor in whole}
+    for _ in whole:  # each is a collective call
+        pass
+    return {}

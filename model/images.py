@@ -43,14 +43,17 @@ def on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def resize_all(images: Pixels, rule: Sequence[int], max_pixels: int) -> Pixels:
-    """(N, H, W, 3) pictures of one size under a rule; untouched where the rule keeps the size."""
-    height, width = images.shape[1:3]
-    target = resized((width, height), rule, max_pixels)
-    if target == (width, height):
+def at_size(images: Pixels, size: tuple[int, int]) -> Pixels:
+    """(N, H, W, 3) pictures of one size at (width, height); untouched where they have it."""
+    if (images.shape[2], images.shape[1]) == size:
         return images
     resample = Image.Resampling.BICUBIC
-    return np.stack([np.asarray(Image.fromarray(image).resize(target, resample)) for image in images])
+    return np.stack([np.asarray(Image.fromarray(image).resize(size, resample)) for image in images])
+
+
+def resize_all(images: Pixels, rule: Sequence[int], max_pixels: int) -> Pixels:
+    """(N, H, W, 3) pictures of one size under a rule; untouched where the rule keeps the size."""
+    return at_size(images, resized((images.shape[2], images.shape[1]), rule, max_pixels))
 
 
 def normalised(images: Pixels, device: torch.device | str = "cpu") -> Tensor:

@@ -32,6 +32,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * normed.to(x.dtype)
 
 
+def run(recompute: bool, layer: nn.Module, *inputs: Any) -> Any:
+    """What a layer returns; with `recompute` the backward pass computes its activations again."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(layer, *inputs, use_reentrant=False)
+    return layer(*inputs)
+
+
 class RMSNorm(nn.Module):
     """See `rms_norm`."""
 
@@ -209,10 +216,7 @@ class MoTModel(nn.Module):
         stream s and layer l."""
         for index, layer in enumerate(self.layers):
             caches = [stream[index] for stream in streams] if streams is not None else None
-            if self.recompute and torch.is_grad_enabled():
-                und, gen = checkpoint(layer, und, gen, rows, caches, use_reentrant=False)
-            else:
-                und, gen = layer(und, gen, rows, caches)
+            und, gen = run(self.recompute, layer, und, gen, rows, caches)
         return und, gen
 
 

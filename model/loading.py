@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ def model_on_meta(config: EditConfig) -> EditModel:
 
 
 def load_model(folder: Path, dtype: str | torch.dtype | None = None, device: str = "cpu") -> EditModel:
-    """Read either layout. dtype None keeps the stored precision; UserError names every tensor that does not fit."""
+    """Read either layout. dtype None keeps the stored precision, that of most weights where there are several;
+    UserError names every tensor that does not fit."""
     official = is_official(folder)
     if not official and not (folder / "config.json").exists():
         raise UserError(f"{folder} is no model folder (no config.json)", "Give the folder of a trained model")
@@ -39,6 +41,10 @@ def load_model(folder: Path, dtype: str | torch.dtype | None = None, device: str
     check(shapes_of(model), linear_patches(stored.shapes), str(stored.path))
     state = _read(stored, to_dtype(dtype), device)
     kinds = sorted({str(t.dtype) for t in state.values()}) if dtype is None else sorted(_stored_kinds(stored))
+    main = _precision(state)
+    if odd := [name for name, tensor in state.items() if tensor.dtype != main]:  # no layer takes two of them
+        state |= {name: state[name].to(main) for name in odd}
+        remarks = [*remarks, f"brought to {main}: {', '.join(odd)}"]
     fill(model, state)
     size = sum(t.numel() * t.element_size() for t in state.values())
     layout = "official" if official else "own"
@@ -61,6 +67,14 @@ def _read(stored: Checkpoint, dtype: torch.dtype | None, device: str) -> dict[st
             tensor = tensor.permute(0, 2, 3, 1).flatten(1)
         state[name] = tensor.to(dtype) if dtype is not None else tensor
     return state
+
+
+def _precision(state: Mapping[str, Tensor]) -> torch.dtype:
+    """That of most weights."""
+    weights: Counter[torch.dtype] = Counter()
+    for tensor in state.values():
+        weights[tensor.dtype] += tensor.numel()
+    return weights.most_common(1)[0][0]
 
 
 def _stored_kinds(stored: Checkpoint) -> set[str]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
@@ -104,12 +105,17 @@ class EditModel(PreTrainedModel):
         return load_model(Path(folder), **options)
 
     def gradient_checkpointing_enable(self, **_: Any) -> None:  # type: ignore[override]
-        """Recompute decoder layers in the backward pass instead of keeping their activations."""
-        self.language_model.model.recompute = True
+        """Recompute the layers of decoder and picture encoder in the backward pass instead of keeping their
+        activations."""
+        self._set_recompute(True)
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations again."""
-        self.language_model.model.recompute = False
+        self._set_recompute(False)
+
+    def _set_recompute(self, recompute: bool) -> None:
+        for part in (self.language_model.model, self.vit_model.vision_model.encoder):
+            part.recompute = recompute
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -124,9 +130,11 @@ class EditModel(PreTrainedModel):
 
     def encode_patches(self, batch: PackedBatch, pictures: Pictures) -> Tensor:
         """Connector output plus positions of the batch's ViT tokens (n, D)."""
-        patches = pictures.patches[batch.vit_patches].to(self.dtype)
-        side = self.config.vit_max_num_patch_per_side
-        ids = table_ids(batch.vit_cells, side, self.config.interpolate_pos)
+        chosen, cells, side = batch.vit_patches, batch.vit_cells, self.config.vit_max_num_patch_per_side
+        if not chosen.numel():  # all ranks gather a layer's shards at once, so one without tokens runs it on any patch
+            chosen, cells = chosen.new_zeros(1, 1), cells.new_tensor([[[0, 0, 1, 1]]])
+        patches = pictures.patches[chosen].to(self.dtype)
+        ids = table_ids(cells, side, self.config.interpolate_pos)
         mask = None
         if not batch.uniform_vit:
             mask = additive(~batch.vit_padding[:, None, :], patches.dtype)
@@ -141,7 +149,7 @@ class EditModel(PreTrainedModel):
     ) -> tuple[Tensor, Tensor]:
         """Input rows of both experts, (U, D) and (G, D). timesteps (J,) per noisy picture or (ΣN,) per token."""
         und = self.language_model.model.embed_tokens(batch.token_ids)
-        if pictures is not None and batch.vit_index.numel():
+        if pictures is not None and (batch.vit_index.numel() or isinstance(self, FSDPModule)):
             und = torch.cat((und, self.encode_patches(batch, pictures)))
         gen = [und[:0]]
         if pictures is not None and batch.clean_index.numel():

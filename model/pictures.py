@@ -37,6 +37,11 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.latent_grids)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the table."""
+        return self.latents.nbytes + self.patches.nbytes
+
     def select(self, rows: Sequence[int]) -> Pictures:
         """The named pictures in the named order (repeats allowed)."""
         return Pictures(

@@ -17,7 +17,7 @@ from data.loader import Example
 from model.bundle import Bundle
 from model.config import SamplingConfig
 from model.context import Context
-from model.images import Pixels
+from model.images import Pixels, at_size
 from model.pictures import Pictures
 from model.tokenizer import encode_texts
 from model.trajectories import Exploration, GoOn, Script, Trajectory
@@ -69,11 +69,13 @@ def walk(
     Random numbers depend on the sampler's seed and step, the script's name, the member's number in its group and the
     turn, never on the batch: a session that runs alone gives what it gives in company. Members that did the same in a
     turn, from the same history, hold the same `TurnSample`. `go_on` may let members of a group go on from one another.
+    The model goes on from pictures as it drew them; trajectories show them at the size of their source.
     """
     bundle = sampler.bundle
     members = [(i, member) for i in range(len(scripts)) for member in range(group_size)]
     trajectories = [Trajectory(i, [scripts[i].images[0]], member=k, before=[k]) for i, k in members]
     images = np.stack([script.images[0] for script in scripts])
+    size = images.shape[2], images.shape[1]
     context = Context(bundle.model, bundle.special, len(scripts), guided=sampler.guidance.uses_image)
     pictures = _open_turn(bundle, context, images, scripts, 0)
     playing, stands, turn = list(range(len(members))), [i for i, _ in members], 0  # row of the context of who plays
@@ -82,9 +84,9 @@ def walk(
         names = [(scripts[one.session].name, one.member) for one in acting]
         given = [scripts[one.session].traces[turn] for one in acting if scripts[one.session].traces]
         context, made, samples, images = sampler.turn(context, stands, names, turn, pictures.latent_grids[0], given)
-        histories = [pictures.select([row]) for row in range(len(pictures))]
+        histories, shown = [pictures.select([row]) for row in range(len(pictures))], at_size(images, size)
         for one, before, after in zip(acting, stands, made, strict=True):
-            one.append(samples[after], images[after], histories[before])
+            one.append(samples[after], shown[after], histories[before])
         turn += 1
         staying = [k for k, one in enumerate(acting) if len(scripts[one.session].instructions) > turn]
         if not staying:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,8 @@ from model.ground_truth import ground_truth
 from model.packing import Pictures
 from model.supervised import encode_lessons, noise_of, supervised_loss
 from model.trainer import numpy_generator
+
+ROOM = 2**32  # bytes of encoded sessions that stay in memory: all of a rendered world's, a few hundred of 512 pixels
 
 
 class TaughtSessions:
@@ -33,12 +34,22 @@ class TaughtSessions:
         self.count = min(labelled or len(self.sessions), len(self.sessions))
         self.size, self.seed, self.name = min(size, self.count), seed, name
 
-        @lru_cache(maxsize=4096)
-        def encoded(index: int) -> tuple[Lesson, Pictures]:
-            lesson = Lesson.of(self.sessions[index])
-            return lesson, encode_lessons(bundle, [lesson])[0]
+        self.bundle, self.room = bundle, ROOM
+        self.kept: dict[int, tuple[Lesson, Pictures]] = {}
 
-        self.encoded = encoded
+    def encoded(self, index: int) -> tuple[Lesson, Pictures]:
+        """One session and its encoded pictures.
+
+        The first ones stay as long as there is room: draws are even, so none is worth more than another.
+        """
+        found = self.kept.get(index)
+        if found is None:
+            lesson = Lesson.of(self.sessions[index])
+            found = lesson, encode_lessons(self.bundle, [lesson])[0]
+            size = lesson.images.nbytes + found[1].nbytes
+            if size <= self.room:
+                self.kept[index], self.room = found, self.room - size
+        return found
 
     def __call__(self, step: int) -> tuple[Sequence[Lesson], Sequence[Pictures]]:
         random = numpy_generator(self.seed, step, f"{self.name} batch")

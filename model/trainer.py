@@ -160,7 +160,7 @@ class Trainer:
 
     def keep(self) -> None:
         """Remember the averaged weights of now, or the weights where there is no average, in a file."""
-        kept = self._whole(self.average or self.masters)
+        kept = distributed.collected(self.average or self.masters)
         if distributed.rank() == 0:
             with replacing(self.folder / "kept.safetensors") as temporary:
                 save_file(kept, temporary)
@@ -204,9 +204,9 @@ class Trainer:
         Tensors are written whole, by the first rank, so that a run may go on with another number of processes.
         """
         distributed.barrier(f"step {self.step}")
-        state = {"weights": self._whole(self.masters), "optimizer": self._whole(self._moments())}
+        state = {"weights": distributed.collected(self.masters), "optimizer": distributed.collected(self._moments())}
         if self.average:
-            state["average"] = self._whole(self.average)
+            state["average"] = distributed.collected(self.average)
         if distributed.rank() == 0:
             temporary = self.folder / "checkpoint.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
@@ -216,15 +216,6 @@ class Trainer:
             (temporary / "state.json").write_text(json.dumps({"step": self.step, "notes": self.notes}))
             replace_folder(temporary, self.folder / "checkpoint")
         distributed.barrier(f"step {self.step} saved")
-
-    def _whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of all ranks on the CPU of the first."""
-        whole = ((name, distributed.full(tensor.detach())) for name, tensor in tensors.items())
-        if distributed.rank() == 0:
-            return {name: tensor.cpu().contiguous() for name, tensor in whole}
-        for _ in whole:  # each is a collective call
-            pass
-        return {}
 
     def _moments(self) -> dict[str, Tensor]:
         return {

@@ -57,7 +57,7 @@ class Trajectory:
     """
 
     session: int  # row of the examples it came from
-    images: list[Pixels]  # T + 1 pictures (H, W, 3), source first
+    images: list[Pixels]  # T + 1 pictures (H, W, 3) of one size, source first
     history: list[Pictures] = field(default_factory=list)  # the first T of them, encoded
     turns: list[TurnSample] = field(default_factory=list)
     member: int = 0  # number in its group

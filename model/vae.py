@@ -20,7 +20,8 @@ from model.images import Pixels, for_vae, for_vit, normalised, patchify, unpatch
 from model.pictures import Grid, Pictures
 from model.vit import patch_side
 
-CPU_PIXELS, PIXELS = 2**18, 2**24  # of the pictures that go through the autoencoder together
+CPU_PIXELS = 2**18  # of the pictures that go through the autoencoder together
+VALUES = 2**28  # the same elsewhere: of a map at the size of the pictures, 1 GB in float32
 
 
 def new_vae(channels: Sequence[int] = (16, 32, 64, 64), latent_channels: int = 4, blocks: int = 1) -> AutoencoderKL:
@@ -75,9 +76,10 @@ def to_pixels(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return decoded(vae, latents / scale + shift)
 
 
-def _chunks(n: int, pixels: int, device: torch.device) -> list[slice]:
-    """Pictures that go through together, as many as their maps leave memory for."""
-    size = max(1, (CPU_PIXELS if device.type == "cpu" else PIXELS) // pixels)
+def _chunks(vae: AutoencoderKL, n: int, pixels: int) -> list[slice]:
+    """Pictures of so many pixels that go through together, as many as their maps leave memory for."""
+    most = CPU_PIXELS if vae.device.type == "cpu" else VALUES // vae.config["block_out_channels"][0]
+    size = max(1, most // pixels)
     return [slice(i, i + size) for i in range(0, n, size)]
 
 
@@ -85,7 +87,7 @@ def _chunks(n: int, pixels: int, device: torch.device) -> list[slice]:
 def encode_latents(vae: AutoencoderKL, images: Pixels, config: EditConfig) -> tuple[Tensor, Grid]:
     """(N, rows*columns, C) patchified latents of pictures that have the autoencoder's size already, and their grid."""
     parts = []
-    for part in _chunks(len(images), images.shape[1] * images.shape[2], vae.device):
+    for part in _chunks(vae, len(images), images.shape[1] * images.shape[2]):
         x = normalised(images[part], vae.device).to(vae.dtype)
         parts.append(patchify(to_latents(vae, x), config.latent_patch_size).float())
     stride = config.latent_stride
@@ -110,7 +112,7 @@ def encode(vae: AutoencoderKL, images: Pixels, config: EditConfig) -> Pictures:
 def decode_float(vae: AutoencoderKL, latents: Tensor, grid: Grid, config: EditConfig) -> NDArray[np.float32]:
     """(N, H, W, 3) in [0, 1] of latents (N, rows*columns, C)."""
     parts = []
-    for part in _chunks(latents.shape[0], grid[0] * grid[1] * config.latent_stride**2, vae.device):
+    for part in _chunks(vae, latents.shape[0], grid[0] * grid[1] * config.latent_stride**2):
         z = unpatchify(latents[part].to(vae.device, vae.dtype), grid, config.latent_patch_size)
         z = z.contiguous(memory_format=torch.channels_last)
         parts.append(_seen(to_pixels(vae, z)))
@@ -126,7 +128,7 @@ def decode(vae: AutoencoderKL, latents: Tensor, grid: Grid, config: EditConfig) 
 def round_trip(vae: AutoencoderKL, images: Pixels) -> Pixels:
     """Pictures (N, H, W, 3) of the autoencoder's size as they are after encoding and decoding."""
     parts = []
-    for part in _chunks(len(images), images.shape[1] * images.shape[2], vae.device):
+    for part in _chunks(vae, len(images), images.shape[1] * images.shape[2]):
         x = normalised(images[part], vae.device).to(vae.dtype)
         parts.append(_seen(to_pixels(vae, to_latents(vae, x))))
     return _truncated(np.concatenate(parts))

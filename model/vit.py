@@ -11,6 +11,8 @@ from transformers import SiglipVisionConfig
 from transformers.activations import ACT2FN
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
+from model.layers import run
+
 
 def patch_side(config: SiglipVisionConfig) -> int:
     """Pixels per patch side; patches are square."""
@@ -36,6 +38,7 @@ class VisionEncoder(nn.Module):
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(SiglipEncoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.recompute = False  # gradient checkpointing
 
 
 class VisionTransformer(nn.Module):
@@ -51,7 +54,7 @@ class VisionTransformer(nn.Module):
         """patches (P, N, dim), ids (P, N), mask (P, 1, 1, N) additive for mixed sizes -> (P, N, width)."""
         hidden = self.embeddings(patches, ids)
         for layer in self.encoder.layers:
-            hidden = layer(hidden, attention_mask=mask)
+            hidden = run(self.encoder.recompute, layer, hidden, mask)
         return self.post_layernorm(hidden)
 
 

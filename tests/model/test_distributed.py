@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from data.errors import UserError
 from data.loader import Lesson, SessionFolder
 from model import distributed, learning
 from model.bundle import load
-from model.config import Optimisation, RlConfig, SamplingConfig, SupervisedConfig
+from model.config import DropoutConfig, Optimisation, RlConfig, SamplingConfig, SupervisedConfig
 from model.experience import explore
 from model.ground_truth import ground_truth
 from model.supervised import encode_lessons, noise_of, supervised_loss, told, train_supervised
@@ -92,7 +93,7 @@ def learn(folder, until=None):
     except Stopped:
         return
     trainer.use_average()
-    state = distributed.full_state(module)
+    state = distributed.collected(module.state_dict())
     if distributed.rank() == 0:
         save_file(state, folder / "end.safetensors")
 
@@ -148,6 +149,28 @@ def test_two_ranks_give_the_gradients_of_one_in_sft(tmp_path):
     on_ranks(2, sft_gradients, tmp_path)
     found = alike(tmp_path, "1.safetensors", "2.safetensors")
     assert found["flow_loss"] > 0 and found["llm2vae.weight"].abs().max() > 1e-3
+
+
+def half_blind(folder):
+    """The second rank's sessions show the picture encoder nothing; activations are computed again."""
+    bundle = toy_bundle()
+    distributed.distribute(bundle.model, bundle.model.blocks)
+    bundle.model.gradient_checkpointing_enable()
+    lessons, tables = share(bundle)
+    config = dataclasses.replace(SFT, dropout=DropoutConfig(vit=float(distributed.rank())))
+    truth = ground_truth(bundle, lessons, tables, config, noise_of(SFT, 0, len(lessons)))
+    assert bool(len(truth.batch.vit_index)) == (distributed.rank() == 0)
+    supervised_loss(bundle, truth, SFT.trace_weight)[0].backward()
+    found = gradients(bundle.model)
+    if distributed.rank() == 0:
+        save_file(found, folder / "found.safetensors")
+
+
+def test_a_rank_whose_pictures_are_all_dropped_keeps_in_step(tmp_path):
+    on_ranks(2, half_blind, tmp_path, seconds=60)
+    found = load_file(tmp_path / "found.safetensors")
+    for name in ("connector.fc1.weight", "vit_model.vision_model.encoder.layers.0.mlp.fc1.weight", "llm2vae.weight"):
+        assert found[name].abs().max() > 1e-6
 
 
 def sft_training(folder):

@@ -115,6 +115,19 @@ def test_shards_and_precision(tmp_path):
         load_model(tmp_path, dtype="float31")
 
 
+def test_a_checkpoint_of_two_precisions_runs_in_that_of_most_of_it(tmp_path):
+    tiny_model().to(torch.bfloat16).save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    stored["latent_pos_embed.pos_embed"] = stored["latent_pos_embed.pos_embed"].float()
+    save_file(stored, tmp_path / "model.safetensors")
+    model = load_model(tmp_path)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.bfloat16}
+    assert model.load_report.remarks == ("brought to torch.bfloat16: latent_pos_embed.pos_embed",)
+    assert len(model.load_report.stored_dtypes) == 2
+    with torch.no_grad():
+        assert Batch([Story([[5]], [[8]], [1])], Layout()).packed(model).velocity.isfinite().all()
+
+
 def test_half_precision_runs_and_stays_close(tmp_path):
     story, layout = Story([[5, 6], [7]], [[8], [9, 10]], [1, 1]), Layout(guided=True)
     guidance = Guidance(2.0, 1.5)

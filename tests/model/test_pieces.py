@@ -1,5 +1,7 @@
 """Samplers, guidance, pictures, autoencoder and tokenizer by themselves."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from model.guidance import Guidance, combine
 from model.images import on_white, patchify, unpatchify
 from model.samplers import schedule, step
 from model.tokenizer import allowed_words, decode_texts, encode_texts, special_ids, word_tokenizer
-from model.vae import decode, encode, new_vae, set_scale
+from model.vae import _chunks, decode, encode, new_vae, set_scale
 from tests.model.random_sessions import SPECIAL, tiny_model
 
 
@@ -88,6 +90,12 @@ def test_pictures_do_not_depend_on_their_company(monkeypatch):
     assert torch.equal(table.select([3]).patches, alone.patches)
     again = decode(vae, table.latents.view(5, 2, -1), (1, 2), config)
     assert again.shape == images.shape and again.dtype == np.uint8
+
+
+@pytest.mark.parametrize(("channels", "side", "together"), [(16, 128, 1024), (128, 512, 8), (128, 2048, 1)])
+def test_a_gpu_takes_as_many_pictures_at_once_as_their_maps_allow(channels, side, together):
+    vae = SimpleNamespace(device=torch.device("cuda"), config={"block_out_channels": [channels]})
+    assert _chunks(vae, 2 * together, side**2) == [slice(0, together), slice(together, 2 * together)]
 
 
 def test_words_and_frames():

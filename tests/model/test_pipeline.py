@@ -74,10 +74,14 @@ def test_recomputed_activations_give_the_same_gradients():
     batch, gradients = Batch([STORY, STORY], Layout(guided=True)), []
     for recompute in (False, True):
         model = tiny_model().train()
+        calls = []
         if recompute:
             model.gradient_checkpointing_enable()
+        for layer in (model.language_model.model.layers[0], model.vit_model.vision_model.encoder.layers[0]):
+            layer.register_forward_pre_hook(lambda layer, *_, calls=calls: calls.append(type(layer).__name__))
         output = batch.packed(model, Guidance(2.0, 1.5))
         (output.velocity.square().mean() + output.text_logits.square().mean()).backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        assert [calls.count(name) for name in ("MoTLayer", "SiglipEncoderLayer")] == [1 + recompute] * 2
     assert gradients[0].keys() == gradients[1].keys()
     assert all(torch.allclose(gradients[0][n], gradients[1][n], atol=1e-6) for n in gradients[0])

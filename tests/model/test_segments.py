@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from model import attention
 from model.attention import visible
 from model.packing import Kind, Pictures, Segment, View, drop_conditions, pack, session_segments
 from model.segments import RopeState, place_all
 from tests.model.random_sessions import SPECIAL, Batch, Layout, Story, tiny_model
 
 STORY = Story([[5, 6], [7]], [[11], [12, 13]], [1, 1])
+LONG = Story([[5, 6]] * 9, [[11, 12]] * 9, [2, 1] * 4 + [1])  # more tokens than a block of FlexAttention
 
 
 def _ropes(segments: list[Segment]) -> list[int]:
@@ -117,20 +119,27 @@ def test_guidance_needs_a_guided_layout():
         Batch([STORY], Layout()).packed(tiny_model(), Guidance(2.0))
 
 
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("masked", [0, 2**20])
-def test_whole_rows_and_dense_problems_agree(monkeypatch, masked):
-    """What a GPU computes, a written mask or FlexAttention's rule without compilation, against the dense calls."""
-    from torch.nn.attention.flex_attention import flex_attention
+def test_whole_rows_and_dense_problems_agree(monkeypatch, masked, compiled):
+    """What a GPU computes, a written mask or FlexAttention's rule, against the dense calls."""
+    from torch.nn.attention import flex_attention
 
-    model, batch = tiny_model(), Batch([STORY, Story([[5]], [[6, 7]], [2])], Layout(guided=True))
-    monkeypatch.setattr("model.attention._flex", lambda: flex_attention)
+    if compiled:
+        create = attention._compiled(flex_attention.create_block_mask)
+        monkeypatch.setattr(flex_attention, "create_block_mask", create)
+    else:
+        monkeypatch.setattr(attention, "_compiled", lambda function: function)
     monkeypatch.setattr("model.batch.MASKED", masked)
+    model, batch = tiny_model(), Batch([LONG, STORY, Story([[5]], [[6, 7]], [2])], Layout(guided=True))
     packed = batch.pack()
     inputs = (batch.pictures, batch.noisy.flatten(0, 1), batch.times)
     with torch.no_grad():
         plain = model(packed, *inputs)
         packed.kept[torch.float32] = packed._whole(torch.float32)
-        assert packed.kept[torch.float32].parts[0].queries % 16 == 0
+        (part,) = packed.kept[torch.float32].parts
+        assert part.queries % 16 == 0 and part.queries > 256
+        assert isinstance(part.mask, torch.Tensor) == bool(masked)
         flex = model(packed, *inputs)
     assert torch.allclose(plain.velocity, flex.velocity, atol=1e-5)
     assert torch.allclose(plain.text_logits, flex.text_logits, atol=1e-5)
@@ -170,10 +179,12 @@ def test_no_guidance_costs_one_view():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_block_masks_on_cuda_give_the_same_losses_and_gradients():
+@pytest.mark.parametrize("masked", [0, 2**30], ids=["block-mask", "written-mask"])
+def test_whole_rows_on_cuda_give_the_same_losses_and_gradients(monkeypatch, masked):
+    monkeypatch.setattr("model.batch.MASKED", masked)
     results = []
     for device in ("cpu", "cuda"):
-        model, batch = tiny_model().to(device), Batch([STORY, STORY], Layout(guided=True))
+        model, batch = tiny_model().to(device), Batch([LONG, STORY, STORY], Layout(guided=True))
         inputs = (batch.pictures.to(device), batch.noisy.flatten(0, 1).to(device), batch.times.to(device))
         output = model(batch.pack().to(device), *inputs)
         (output.velocity.square().mean() + output.text_logits.square().mean()).backward()

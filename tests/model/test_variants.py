@@ -48,6 +48,26 @@ def test_with_few_labelled_sessions_only_the_first_of_the_folder_are_ever_drawn(
     assert {batches.any(random).instructions for _ in range(50)} == first
 
 
+def test_encoded_sessions_stay_as_long_as_there_is_room(parent, sessions, monkeypatch):
+    bundle, encoded = load(parent), []
+    whole = TaughtSessions(bundle, sessions, None, 3, 0, "test")
+    encode = type(bundle).encode
+    monkeypatch.setattr("model.bundle.Bundle.encode", lambda *of: encoded.append(1) or encode(*of))
+    drawn = [whole(step) for step in range(8)]
+    assert len(encoded) == len(whole.kept) == 6
+    sizes = [lesson.images.nbytes + table.nbytes for lesson, table in whole.kept.values()]
+    room = sum(sizes) // 2
+    monkeypatch.setattr("model.taught.ROOM", room)
+    little, encoded[:] = TaughtSessions(bundle, sessions, None, 3, 0, "test"), []
+    for step, (lessons, tables) in enumerate(drawn):
+        again, others = little(step)
+        assert [lesson.instructions for lesson in again] == [lesson.instructions for lesson in lessons]
+        assert all(torch.equal(one.latents, other.latents) for one, other in zip(tables, others, strict=True))
+    held = sum(lesson.images.nbytes + table.nbytes for lesson, table in little.kept.values())
+    assert room - max(sizes) <= held <= room and little.room == room - held
+    assert len(encoded) > 6
+
+
 def test_rl_on_first_turns_meets_no_other(parent, sessions, tmp_path):
     seen = []
     config = dataclasses.replace(CONFIG, max_turns=1, optimisation=ONE)

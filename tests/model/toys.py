@@ -1,5 +1,6 @@
 """A toy model with weights that matter, toy sessions of real scenes, and trainings of a second or two."""
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -44,12 +45,12 @@ def toy_sessions(folder: Path) -> Path:
     return build(SessionsConfig(train=6, validation=3, turns=(1, 3)), folder / "sessions", "sessions")
 
 
-def toy_bundle(seed: int = 0) -> Bundle:
-    """Every weight is drawn, so that heads which start at zero speak too."""
+def toy_bundle(seed: int = 0, side: int = TINY.image_size) -> Bundle:
+    """Every weight is drawn, so that heads which start at zero speak too. Pictures are brought to `side` pixels."""
     torch.manual_seed(seed)
     vae = new_vae((8, 8, 8, 8), 4, 1).requires_grad_(False).eval()
     config = ModelConfig(width=32, layers=2, heads=2, kv_heads=1, mlp=48, vit_width=16, vit_layers=1, vit_heads=2)
-    bundle = new_bundle(config, vae, TINY, WORDS, seed)
+    bundle = new_bundle(config, vae, dataclasses.replace(TINY, image_size=side), WORDS, seed)
     with torch.no_grad():
         for parameter in bundle.model.parameters():
             if parameter.requires_grad and not parameter.any():
