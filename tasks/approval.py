@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from data.errors import UserError
 from tasks.books import Books
 from tasks.decision import Decision
+from tasks.ledger import Entry
 from tasks.policy import Policy
 from tasks.signing import Identity, SignatureError, sign, verify
 
@@ -25,6 +26,10 @@ class NotApproved(UserError):
     """The gates let the candidate pass, and the policy asks for a person's signature that is not there."""
 
     exit_code = 3
+
+
+class RolledBack(NotApproved):
+    """The gates let the candidate pass, but a person has rolled these weights back, and no person takes that back."""
 
 
 class Approval(BaseModel):
@@ -116,9 +121,26 @@ def needs_approval(books: Books, decision: Decision) -> bool:
     return decision.promote and policy.approval == "required"
 
 
-def heard(books: Books, decision: Decision, word: bytes | None) -> tuple[str | None, list[str]]:
-    """Digest of the signed word that takes part in an act, now kept, and what it adds to the reason."""
-    needed = needs_approval(books, decision)
+def heard(
+    books: Books, decision: Decision, word: bytes | None, left: Entry | None = None
+) -> tuple[str | None, list[str]]:
+    """Digest of the signed word that takes part in an act, now kept, and what it adds to the reason.
+
+    Args:
+        books: where the word is kept.
+        decision: what it is about.
+        word: what a person signed, if anything.
+        left: the rollback that left these weights behind; only a person's word lets them come back.
+
+    Raises:
+        NotApproved: a word is asked for, and there is none (RolledBack: because of `left`).
+        UserError: the word does not hold.
+    """
+    back = left if decision.promote else None
+    needed = back is not None or needs_approval(books, decision)
+    if word is None and back is not None:
+        problem = f"the rollback to version {back.version} at entry {back.index} left these weights: {back.reason}"
+        raise RolledBack(problem, f"They come back once a person signs decision {decision.digest}")
     if word is None and needed:
         problem = f"decision {decision.digest} waits for a person's approval"
         act = f"edit-r2 promote MODEL --profile {decision.profile} --approval FILE"

@@ -124,6 +124,26 @@ def _crowns(entry: Entry, model: str, alias: str) -> bool:
     return entry.action in CROWNING and (entry.model, entry.alias) == (model, alias)
 
 
+def reigns(chain: Sequence[Signed], model: str, alias: str) -> tuple[list[Entry], dict[str, Entry]]:
+    """Who was champion, in order, and what rollbacks have left behind.
+
+    Returns:
+        The entries that crowned a version, without those that a rollback has left behind since; and, by digest of its
+        weights, the rollback that left a version behind, unless something has crowned those weights again.
+    """
+    standing: list[Entry] = []
+    left: dict[str, Entry] = {}
+    for entry in (signed.entry for signed in chain if _crowns(signed.entry, model, alias)):
+        if entry.action == "rollback":
+            back = max((index for index, reign in enumerate(standing) if reign.version == entry.version), default=-1)
+            left |= dict.fromkeys((reign.model_digest for reign in standing[back + 1 :]), entry)
+            del standing[back + 1 :]
+        else:
+            standing.append(entry)
+        left.pop(entry.model_digest, None)
+    return standing, left
+
+
 def recalled(chain: Sequence[Signed], model: str) -> dict[int, Entry]:
     """Versions that were recalled, with the entry that says why."""
     entries = (signed.entry for signed in chain)

@@ -28,7 +28,8 @@ from tasks.work import work
 class Case:
     """A candidate with the decision on it, before anything is entered; without one it is champion already.
 
-    `waits` tells that the gates let it pass and that the policy asks for a person's signature.
+    `waits` tells that the gates let it pass and that the policy asks for a person's signature. What a person rolled
+    back does not wait: nobody is asked again, though somebody may sign.
     """
 
     alias: str
@@ -40,9 +41,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Promotion:
-    """What became of a candidate. `verdict`: promoted, refused, waiting (for a person) or unchanged (it was champion).
+    """What became of a candidate.
 
-    A candidate has a `version` once something about it was entered into the ledger.
+    `verdict`: promoted, refused, waiting (for a person), rolled back (a rollback had left these weights, and nobody has
+    signed for their return) or unchanged (it was champion). A candidate has a `version` once something about it was
+    entered into the ledger.
     """
 
     verdict: str
@@ -64,7 +67,14 @@ class Promotion:
         stays = f"version {self.champion} stays {self.alias}" if self.champion else "there is no champion"
         if self.verdict == "waiting":
             return f"model {self.model_id} passed the gates and waits for a person's approval; {stays}"
+        if self.verdict == "rolled back":
+            return f"model {self.model_id} passed the gates, but a rollback had left these weights; {stays}"
         return f"version {self.version} was refused; {stays}"
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the candidate is champion now."""
+        return self.verdict in ("promoted", "unchanged")
 
     def as_json(self) -> dict[str, Any]:
         """For machines, without the long text."""
@@ -72,7 +82,7 @@ class Promotion:
 
     def raise_for_refusal(self) -> None:
         """Raise Refused unless the candidate is champion now."""
-        if self.verdict in ("refused", "waiting"):
+        if not self.in_use:
             raise Refused(self.line, "; ".join(self.reasons) or "See the decision in MLflow")
 
 
@@ -99,6 +109,7 @@ def decide(
     from tasks import projection
     from tasks.approval import needs_approval
     from tasks.candidacy import Standing, assess
+    from tasks.promotion import left_behind
 
     policy = _policy(parameters.profile)
     books = open_books(alias=policy.alias)
@@ -121,7 +132,7 @@ def decide(
         pushed=pushed,
     )
     decision = assess(books, policy, model, standing)
-    waits = needs_approval(books, decision)
+    waits = needs_approval(books, decision) and left_behind(books, model.digest) is None
     if waits:  # retention leaves alone what waits
         tracking.client().set_logged_model_tags(model.model_id, {AWAITS_TAG: decision.digest})
     return Case(books.alias, model, decision, reigning.version if reigning else None, waits)
@@ -137,6 +148,7 @@ def promote(case: Case, parent_run: str | None = None, reason: str = "retrained"
         reason: why now, in a sentence.
         word: what a person signed with `edit-r2 approve`: an approval, or an override of a refusal.
     """
+    from tasks.approval import RolledBack
     from tasks.candidacy import enter
 
     if case.decision is None:
@@ -145,11 +157,15 @@ def promote(case: Case, parent_run: str | None = None, reason: str = "retrained"
         made = _made(case, case.decision, "waiting", None)
         made = replace(made, reasons=(_how_to_approve(case.model, case.decision),))
     else:
-        outcome = enter(
-            open_books(alias=case.alias), case.model, case.decision, reason, word.encode() if word else None
-        )
-        made = _made(case, case.decision, "promoted" if outcome.promoted else "refused", outcome.version)
-        tracking.client().set_logged_model_tags(case.model.model_id, {AWAITS_TAG: ""})
+        signed = word.encode() if word else None
+        try:
+            outcome = enter(open_books(alias=case.alias), case.model, case.decision, reason, signed)
+        except RolledBack as error:  # a verdict, not a failure: every retraining that changes nothing comes to it
+            made = _made(case, case.decision, "rolled back", None)
+            made = replace(made, reasons=(error.problem, _how_to_approve(case.model, case.decision)))
+        else:
+            made = _made(case, case.decision, "promoted" if outcome.promoted else "refused", outcome.version)
+            tracking.client().set_logged_model_tags(case.model.model_id, {AWAITS_TAG: ""})
     if parent_run:
         _keep(parent_run, made, case.decision.document().decode())
     return made

@@ -17,7 +17,7 @@ from tasks.approval import heard
 from tasks.books import Books
 from tasks.decision import Decision
 from tasks.filing import remake, verify_model
-from tasks.ledger import Action, Conflict, Draft, Signed, champion, recalled
+from tasks.ledger import Action, Conflict, Draft, Entry, Signed, champion, recalled, reigns
 from tasks.locks import file_lock
 from tasks.projection import project
 from tasks.registry import RECALLED_TAG, STATEMENT_TAG, UNDECIDED, VERDICT_TAG, record_digest
@@ -60,7 +60,8 @@ def promote(books: Books, candidate: Candidate, decision: Decision, reason: str,
 
     Raises:
         Conflict: the champion is no longer the one that the decision was made against.
-        NotApproved: the policy asks for an approval, and there is none.
+        NotApproved: the policy asks for an approval, and there is none; RolledBack where the weights were champion
+            until a rollback left them behind, and no person has signed for their return.
         UserError: statement, files, approval or override do not hold, or the same weights were recalled.
     """
     with model_lock(books, candidate.model_id):
@@ -78,7 +79,7 @@ def _promote(books: Books, candidate: Candidate, decision: Decision, reason: str
     verify_model(books, candidate.model_id, candidate.digest, candidate.statement)
     if decision.model_digest != candidate.digest or remake(books.shelf, decision.digest)[1] != decision:
         raise UserError("the decision is not about this model, or cannot be made again", "Decide again")
-    approval, said = heard(books, decision, word)
+    approval, said = heard(books, decision, word, left_behind(books, candidate.digest))
     statement = _release(books, candidate, decision)
     action: Action = "promote" if decision.promote else "override" if approval else "refuse"
     if action != "refuse":
@@ -117,7 +118,7 @@ def _release(books: Books, candidate: Candidate, decision: Decision) -> str:
 def _enter(books: Books, draft: Draft) -> Signed:
     """Enter a decision; its version shows the verdict from then on, and `undecided` if it could not be entered."""
     try:
-        _not_rolled_back(books, draft)
+        _not_rolled_back_meanwhile(books, draft)
         entry = books.ledger.append(draft)
     except Conflict:
         if all(signed.entry.version != draft.version for signed in history(books)):
@@ -144,14 +145,19 @@ def _not_recalled(books: Books, digest: str) -> None:
             raise UserError(problem, "Train another model: what was recalled does not become champion again")
 
 
-def _not_rolled_back(books: Books, draft: Draft) -> None:
-    """A retry must not undo a rollback: the same decision crowns a version once."""
-    chain = [signed.entry for signed in books.ledger.chain()]
-    crowned = [entry for entry in chain if entry.operation == draft.operation]
-    current = books.ledger.champion(draft.model, draft.alias)
-    if crowned and draft.action != "refuse" and current is not None and current.operation != draft.operation:
-        problem = f"version {draft.version} was promoted by this decision at entry {crowned[-1].index} and replaced"
-        raise Conflict(problem, "Evaluate and decide again, or use `edit-r2 rollback --to VERSION`")
+def left_behind(books: Books, digest: str) -> Entry | None:
+    """The rollback that left these weights behind, if nothing has crowned them since.
+
+    It goes by the weights: a retraining that changed nothing makes the same ones, and a decision on them that is new.
+    """
+    return reigns(books.ledger.chain(), books.registry.name, books.alias)[1].get(digest)
+
+
+def _not_rolled_back_meanwhile(books: Books, draft: Draft) -> None:
+    """A repeated promotion may find a rollback that came after it had asked whether a person's word is needed."""
+    left = left_behind(books, draft.model_digest)
+    if left is not None and draft.action == "promote" and draft.approval is None:
+        raise Conflict(f"entry {left.index} rolled version {draft.version} back meanwhile", "Promote it again")
 
 
 def rollback(books: Books, reason: str, leaving: int | None = None, to: int | None = None) -> Signed:
@@ -196,24 +202,12 @@ def _left(chain: list[Signed], digest: str | None) -> int | None:
 
 def _earlier(chain: list[Signed], books: Books, leaving: int, to: int | None) -> Draft:
     """The entry that crowned the version to restore: `to`, or the newest one before that was not itself left since."""
-    reigns: list[Draft] = []
-    for signed in chain:
-        if signed.entry.alias == books.alias and signed.entry.model == books.registry.name:
-            if signed.entry.action in ("promote", "override"):
-                reigns.append(signed.entry)
-            elif signed.entry.action == "rollback":
-                reigns = _until(reigns, signed.entry)
-    wanted = [entry for entry in reigns if entry.version != leaving and (to is None or entry.version == to)]
+    standing, _ = reigns(chain, books.registry.name, books.alias)
+    wanted = [entry for entry in standing if entry.version != leaving and (to is None or entry.version == to)]
     if not wanted:
         what = f"version {to} was never champion" if to else "there is no champion before this one"
         raise UserError(what, "See `edit-r2 history`")
     return wanted[-1]
-
-
-def _until(reigns: list[Draft], back: Draft) -> list[Draft]:
-    """Reigns that a rollback leaves behind it: everything up to the version that it restored."""
-    last = max(index for index, entry in enumerate(reigns) if entry.version == back.version)
-    return reigns[: last + 1]
 
 
 def recall(books: Books, version: int, reason: str) -> Signed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -10,9 +11,10 @@ from prefect.client.orchestration import get_client
 from data.errors import UserError
 from flows.retrain import retrain
 from mlflow_config.settings import RETRAIN, Stage, Tag, stage_tag
-from tasks import building, datasets, tracking
+from tasks import building, datasets, parameters, tracking
 from tasks.books import open_books
 from tasks.locks import place
+from tasks.promotion import rollback
 from tasks.settings import settings
 
 
@@ -47,6 +49,28 @@ def test_data_to_promotion_and_then_nothing_left_to_do(trainers):
     assert trainers.calls == ["sessions", "benchmark"]  # DVC is asked whether the files still hold
     assert second.run_id == first.run_id and second.promotion.verdict == "unchanged"
     assert len(parents()) == 1 and len(open_books(alias=first.promotion.alias).ledger.chain()) == 1
+
+
+def test_a_retraining_leaves_a_rollback_alone_and_does_not_fail(trainers, monkeypatch):
+    first = retrain("smoke")
+    monkeypatch.setattr(parameters, "load", other_steps)
+    second = retrain("smoke")
+    assert (first.promotion.verdict, second.promotion.verdict) == ("promoted", "promoted")
+    books = open_books(alias=first.promotion.alias)
+    rollback(books, "worse in practice")
+    third = retrain("smoke")
+    assert third.promotion.verdict == "rolled back" and not third.promotion.in_use
+    assert "worse in practice" in third.promotion.reasons[0] and "edit-r2 approve" in third.promotion.reasons[1]
+    assert books.registry.alias(books.alias) == first.promotion.version
+    assert {run.info.status for run in parents()} == {"FINISHED"}
+    assert len(books.ledger.chain()) == 3
+
+
+def other_steps(profile, load=parameters.load):
+    """The same profile with one step of base training more: other weights all the way."""
+    found = load(profile)
+    steps = replace(found.base.optimisation, steps=found.base.optimisation.steps + 1)
+    return replace(found, base=replace(found.base, optimisation=steps))
 
 
 def test_a_failing_stage_fails_its_run_the_retraining_and_the_flow_and_is_taken_up_again(trainers):

@@ -9,12 +9,14 @@ import pytest
 
 from data.errors import UserError
 from tasks import lineage, projection, promotion
-from tasks.approval import sign_approval
+from tasks.approval import RolledBack, sign_approval
+from tasks.audit import audit
 from tasks.ledger import Conflict
 from tasks.models import digest
 from tasks.promotion import promote, rollback
 from tasks.registry import OVERRIDE_TAG, RECALLED_TAG, VERDICT_TAG
 from tasks.signing import load_identity
+from tasks.view import live
 from tests.tasks.houses import build_house, family, sqlite_template, stand
 from tests.tasks.scoresets import identity, skilled
 
@@ -108,9 +110,32 @@ def test_a_retried_promotion_does_not_undo_a_rollback(house):
     candidate, decision = stand(house, family(house, "b"), skilled(0.9), 4)
     promote(house.books, candidate, decision, "better")
     rollback(house.books, "worse in practice")
-    with pytest.raises(Conflict, match="replaced"):
+    with pytest.raises(RolledBack, match="rollback to version 1 at entry 2 left these weights: worse in practice"):
         promote(house.books, candidate, decision, "better")
     assert house.books.registry.alias("champion") == 1
+
+
+def test_weights_that_a_rollback_left_come_back_only_with_a_persons_word(house):
+    """A retraining that changed nothing makes the same weights, and a new decision on them."""
+    books = house.books
+    crown(house, "a", 0.5, 3)
+    between, _ = crown(house, "b", 0.7, 4)
+    newest, _ = crown(house, "c", 0.9, 5)
+    rollback(books, "c drifts, b too", to=1)
+    for model, skill in ((newest, 0.9), (between, 0.7)):
+        candidate, decision = stand(house, model, skilled(skill), 6)
+        assert decision.promote
+        with pytest.raises(RolledBack, match="c drifts, b too"):
+            promote(books, candidate, decision, "retrained")
+    assert [signed.entry.action for signed in promotion.history(books)] == ["promote"] * 3 + ["rollback"]
+    candidate, decision = stand(house, newest, skilled(0.9), 6)
+    word = sign_approval("approve", decision.digest, load_identity(books.keys, "grace"), "c is fine after all", timedelta(1))
+    outcome = promote(books, candidate, decision, "retrained", word)
+    assert outcome.promoted and outcome.entry.entry.approval
+    assert books.registry.alias("champion") == outcome.version == 3
+    assert audit(live(books, house.root, books.state / "dvc-remote")).ok
+    assert promotion.left_behind(books, newest.digest) is None
+    assert promotion.left_behind(books, between.digest).index == 3
 
 
 def test_rollback_verifies_files_first(house):
