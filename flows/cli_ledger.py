@@ -80,12 +80,11 @@ def approve(
 ) -> None:
     """Sign your approval of a decision, or an override of a refusal, with your own key."""
     from model.atomic import write_atomically
-    from tasks.approval import sign_approval
-    from tasks.signing import load_identity
+    from tasks.approval import load_person, sign_approval
 
     books, _ = open_named("edit-r2", debug)
     kind: Any = "override" if override else "approve"
-    person = load_identity(books.keys, name, create=new_key)
+    person = load_person(books.keys, name, create=new_key)
     signed = sign_approval(kind, decision, person, reason, timedelta(days=days))
     write_atomically(out, signed)
     if resume:

@@ -1,13 +1,15 @@
 """A person's signed word: an override of a refusal, or the approval of a promotion.
 
 The server that passes an answer on cannot know who gave it, so the answer is a document signed with a person's own key.
-It is bound to one decision by digest and ends at a stated time.
+It is bound to one decision by digest and ends at a stated time. A key that lies among those of machines is nobody's: a
+worker, whose key is trusted for what it made, must not let its own model in.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,7 +18,10 @@ from tasks.books import Books
 from tasks.decision import Decision
 from tasks.ledger import Entry
 from tasks.policy import Policy
-from tasks.signing import Identity, SignatureError, sign, verify
+from tasks.signing import PEOPLE, Identity, SignatureError, load_identity, sign, trusted_keys, verify
+
+if TYPE_CHECKING:
+    from tasks.view import View
 
 APPROVAL_TYPE = "application/vnd.edit-r2.approval+json"
 LONGEST = timedelta(days=30)
@@ -52,6 +57,23 @@ class Approval(BaseModel):
         return f"overridden by {self.signer} until {self.expires:%Y-%m-%d %H:%M}: {self.reason}"
 
 
+def load_person(keys: Path, name: str, create: bool = False) -> Identity:
+    """The key of a person, below the folder of the machines' keys.
+
+    Raises:
+        UserError: as `load_identity`, or the name is that of a machine's key.
+    """
+    if (keys / f"{name}.pub.pem").exists():
+        raise _not_a_person(name)
+    return load_identity(keys / PEOPLE, name, create=create)
+
+
+def _not_a_person(name: str) -> UserError:
+    problem = f"the key {name} lies among the keys of machines, which cannot approve"
+    remedy = f"If {name} is a person, move {name}.pem and {name}.pub.pem from keys/ to keys/{PEOPLE}/"
+    return UserError(problem, remedy)
+
+
 def sign_approval(
     kind: Literal["approve", "override"], decision: str, identity: Identity, reason: str, lasts: timedelta
 ) -> bytes:
@@ -72,23 +94,39 @@ def sign_approval(
     return sign(given.model_dump(mode="json"), APPROVAL_TYPE, identity)
 
 
-def check_approval(envelope: bytes, kind: str, decision: str, books: Books, at: datetime | None = None) -> Approval:
-    """The approval, when it holds for this decision at this time (now, if none is given).
+def read_approval(envelope: bytes, books: Books | View) -> Approval:
+    """What a person signed, whatever it is about.
 
     Raises:
-        UserError: not signed by a trusted person's key, for another decision, of another kind, or not valid now.
+        UserError: it is malformed, or not signed with the key of the person whom it names.
     """
+    machines = books.trusted
     try:
-        payload, signer = verify(envelope, APPROVAL_TYPE, books.trusted)
+        people = trusted_keys(books.keys / PEOPLE)
+        payload, signer = verify(envelope, APPROVAL_TYPE, people | machines)
         given = Approval.model_validate(payload)
     except SignatureError as error:
         raise UserError(f"the approval does not hold: {error}", "Sign it again") from error
     except ValidationError as error:
         raise UserError(f"the approval does not hold: {_first(error)}", "Sign it again") from error
+    if signer in machines or people[signer].keyid in {key.keyid for key in machines.values()}:
+        raise _not_a_person(signer)
+    if given.signer != signer:
+        raise UserError("the approval is signed with another person's key", "Ask for a new one: `edit-r2 approve`")
+    return given
+
+
+def check_approval(
+    envelope: bytes, kind: str, decision: str, books: Books | View, at: datetime | None = None
+) -> Approval:
+    """The approval, when it holds for this decision at this time (now, if none is given).
+
+    Raises:
+        UserError: not signed by a trusted person's key, for another decision, of another kind, or not valid now.
+    """
+    given = read_approval(envelope, books)
     now = at or datetime.now(UTC)
     problems = {
-        "the approval is signed with another person's key": given.signer != signer,
-        "the pipeline's own key cannot approve": signer == books.identity.name,
         f"the approval is for another act than {kind}": given.kind != kind,
         f"the approval is for another decision{_about(given.decision, books)}": given.decision != decision,
         f"the approval lasts longer than {LONGEST.days} days": given.expires - given.given > LONGEST,
@@ -106,7 +144,7 @@ def _first(error: ValidationError) -> str:
     return f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
 
 
-def _about(decision: str, books: Books) -> str:
+def _about(decision: str, books: Books | View) -> str:
     """Which model another decision is about, where it is kept here."""
     try:
         found = Decision.model_validate_json(books.shelf.get(decision))

@@ -187,7 +187,7 @@ def _documents(books: Books) -> Iterator[Complaint]:
 
 def _keys(books: Books, root: Path) -> Iterator[Complaint]:
     """Private keys that others can read or that git tracks, and pairs that do not match."""
-    for path in sorted(books.keys.glob("*.pem")):
+    for path in sorted(books.keys.rglob("*.pem")):
         if path.name.endswith(".pub.pem"):
             continue
         if path.stat().st_mode & 0o077:

@@ -8,11 +8,10 @@ from typing import Any
 
 from data.errors import UserError
 from tasks import lineage
-from tasks.approval import APPROVAL_TYPE, Approval
+from tasks.approval import Approval, read_approval
 from tasks.decision import Decision
 from tasks.ledger import Entry, Signed, champion, read_chain, recalled
 from tasks.scores import Scores
-from tasks.signing import verify
 from tasks.stores import mentions
 from tasks.view import View
 
@@ -121,7 +120,7 @@ def _word(view: View, chain: Sequence[Signed], entry: Entry) -> Approval | None:
     given = next(
         (found.approval for found in reversed(mine) if found.approval and found.decision == entry.decision), None
     )
-    return Approval.model_validate(verify(view.shelf.get(given), APPROVAL_TYPE, view.trusted)[0]) if given else None
+    return read_approval(view.shelf.get(given), view) if given else None
 
 
 def _generations(view: View, statement: str | None) -> Iterator[Generation]:

@@ -19,13 +19,12 @@ from flows import approving
 from flows.promote import promote
 from flows.retrain import retrain
 from tasks import building, evaluation, models, parameters, promoting, recording, tracking
-from tasks.approval import sign_approval
+from tasks.approval import load_person, sign_approval
 from tasks.books import open_books
 from tasks.evaluation import Evaluation
 from tasks.failures import Refused
 from tasks.registry import AWAITS_TAG
 from tasks.settings import settings
-from tasks.signing import load_identity
 from tests.flows.conftest import stand_ins
 
 ALIAS = "champion-smoke"
@@ -75,7 +74,7 @@ def lasting(asking, monkeypatch):
 
 
 def signed(promotion, kind="approve", name="grace"):
-    grace = load_identity(open_books().keys, name)
+    grace = load_person(open_books().keys, name, create=True)
     return sign_approval(kind, promotion.decision, grace, WORDS, timedelta(days=1))
 
 

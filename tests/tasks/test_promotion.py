@@ -9,7 +9,7 @@ import pytest
 
 from data.errors import UserError
 from tasks import lineage, projection, promotion
-from tasks.approval import RolledBack, sign_approval
+from tasks.approval import RolledBack, load_person, sign_approval
 from tasks.audit import audit
 from tasks.ledger import Conflict
 from tasks.models import digest
@@ -129,7 +129,8 @@ def test_weights_that_a_rollback_left_come_back_only_with_a_persons_word(house):
             promote(books, candidate, decision, "retrained")
     assert [signed.entry.action for signed in promotion.history(books)] == ["promote"] * 3 + ["rollback"]
     candidate, decision = stand(house, newest, skilled(0.9), 6)
-    word = sign_approval("approve", decision.digest, load_identity(books.keys, "grace"), "c is fine after all", timedelta(1))
+    grace = load_person(books.keys, "grace", create=True)
+    word = sign_approval("approve", decision.digest, grace, "c is fine after all", timedelta(days=1))
     outcome = promote(books, candidate, decision, "retrained", word)
     assert outcome.promoted and outcome.entry.entry.approval
     assert books.registry.alias("champion") == outcome.version == 3
@@ -182,7 +183,7 @@ def test_an_override_needs_a_person_a_reason_and_an_end(house):
     model = family(house, "a")
     candidate, decision = stand(house, model, skilled(0.42))
     assert not decision.promote
-    person = load_identity(books.keys, "grace")
+    person = load_person(books.keys, "grace", create=True)
     words = "needed for the demonstration on Friday"
     with pytest.raises(UserError, match="sentence"):
         sign_approval("override", decision.digest, person, "ok", timedelta(days=1))
