@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tasks.canonical import sha256
 from tasks.complaints import Complaint
 from tasks.doctor_services import close_flow_run
 from tasks.documents import FolderShelf
-from tasks.ledger import Draft, Entry, LedgerError, Signed, champion, read_chain
+from tasks.ledger import Draft, Entry, LedgerError, Signed, crownings
 from tasks.locks import Busy, file_lock, same_place
 from tasks.projection import project
 from tasks.promotion import model_lock
@@ -39,23 +39,25 @@ def examine(books: Books, root: Path, repair: bool = False) -> list[Complaint]:
         root: the checkout, where no private key may be tracked.
         repair: mend what can be mended.
     """
-    checks: list[Callable[[], Iterator[Complaint]]] = [
-        lambda: _torn(books, repair),
-        lambda: _chain(books),
-        lambda: _aliases(books, repair),
-        lambda: _versions(books, repair),
-        lambda: _runs(books, repair),
-        lambda: _pending_models(books, repair),
-        lambda: _documents(books),
-        lambda: _keys(books, root),
-        lambda: _disk(books.state),
-    ]
-    found: list[Complaint] = []
-    for check in checks:
+    found = list(_torn(books, repair))
+    try:
+        chain = books.ledger.chain()  # once: in a bucket every entry is a request
+    except LedgerError as error:  # nothing that rests on the ledger can be judged
+        return [*found, Complaint("ledger", "chain", error.problem, error.remedy)]
+    checks: dict[str, Iterator[Complaint]] = {
+        "aliases": _aliases(books, chain, repair),
+        "versions": _versions(books, chain, repair),
+        "runs": _runs(books, repair),
+        "models": _pending_models(books, repair),
+        "documents": _documents(books, chain),
+        "keys": _keys(books, root),
+        "disk": _disk(books.state),
+    }
+    for name, check in checks.items():
         try:
-            found += check()
-        except LedgerError:
-            break  # `_chain` has told; nothing that rests on the ledger can be judged
+            found.extend(check)
+        except UserError as error:  # the others can still tell
+            found.append(Complaint("check", name, f"it came to no end: {error.problem}", error.remedy))
     return found
 
 
@@ -67,37 +69,49 @@ def _torn(books: Books, repair: bool) -> Iterator[Complaint]:
         yield Complaint("ledger", "last line", "it was torn by a crash before it counted", remedy, mended)
 
 
-def _chain(books: Books) -> Iterator[Complaint]:
-    try:
-        read_chain(books.shelf.lines(), books.keys)
-    except LedgerError as error:
-        yield Complaint("ledger", "chain", error.problem, error.remedy)
-        raise
-
-
-def _aliases(books: Books, repair: bool) -> Iterator[Complaint]:
-    """Aliases that do not name the ledger's champion; a repair is itself entered into the ledger."""
-    chain, registry = books.ledger.chain(), books.registry
+def _aliases(books: Books, chain: Sequence[Signed], repair: bool) -> Iterator[Complaint]:
+    """Aliases that do not name the ledger's champion."""
+    registry = books.registry
+    numbers = {version.number for version in registry.versions()}
+    lost = False
     for alias in sorted({signed.entry.alias for signed in chain if signed.entry.model == registry.name}):
-        entry, named = champion(chain, registry.name, alias), registry.alias(alias)
-        if entry is None:
-            continue
-        if named == entry.version:
-            yield from _tags(replace(books, alias=alias), entry, repair)
-            continue
-        problem = f"it names version {named}, the ledger says {entry.version}"
-        if repair:
-            fields = entry.model_dump(include=set(Draft.model_fields)) | {"approval": None, "actor": books.actor}
-            reason = f"alias {alias} named version {named} after entry {len(chain) - 1}"
-            books.ledger.append(Draft.model_validate(fields | {"action": "repair", "reason": reason}))
-            project(replace(books, alias=alias))
-        yield Complaint("alias", alias, problem, "Run `edit-r2 doctor --repair`", repair)
+        crowned = crownings(chain, registry.name, alias)
+        if crowned and crowned[-1].version not in numbers:
+            lost = True
+            problem = f"the ledger made it {alias}, and MLflow's registry does not hold it any more"
+            remedy = "Restore MLflow's database, or make another champion: `edit-r2 rollback --to VERSION`"
+            yield Complaint("version", str(crowned[-1].version), problem, remedy)
+        elif crowned:
+            yield from _alias(replace(books, alias=alias), crowned, len(chain) - 1, repair)
     head = registry.head()
-    if chain and (head is None or head[0] < len(chain) - 1) and not repair:
-        remedy = "Run `edit-r2 doctor --repair`"
-        yield Complaint("ledger", "newest entry", "the registry has not seen it", remedy)
-    if repair and chain:
+    if chain and not lost and (head is None or head[0] < len(chain) - 1):
+        if repair:
+            project(books)
+        else:
+            remedy = "Run `edit-r2 doctor --repair`"
+            yield Complaint("ledger", "newest entry", "the registry has not seen it", remedy)
+
+
+def _alias(books: Books, crowned: Sequence[Entry], newest: int, repair: bool) -> Iterator[Complaint]:
+    """One alias against the entries that made its champions, the last of which it should name.
+
+    A promotion enters its decision first and moves the alias then, so an alias that still names the champion before is
+    explained by the ledger: the promotion is under way or was cut off, and only has to be finished. Any other move is
+    some hand's, and its repair is itself entered.
+    """
+    entry, named = crowned[-1], books.registry.alias(books.alias)
+    if named == entry.version:
+        yield from _tags(books, entry, repair)
+        return
+    if repair:
+        before = crowned[-2].version if len(crowned) > 1 else None
+        if named != before:
+            fields = entry.model_dump(include=set(Draft.model_fields)) | {"approval": None, "actor": books.actor}
+            reason = f"alias {books.alias} named version {named} after entry {newest}"
+            books.ledger.append(Draft.model_validate(fields | {"action": "repair", "reason": reason}))
         project(books)
+    problem = f"it names version {named}, the ledger says {entry.version}"
+    yield Complaint("alias", books.alias, problem, "Run `edit-r2 doctor --repair`", repair)
 
 
 def _tags(books: Books, entry: Entry, repair: bool) -> Iterator[Complaint]:
@@ -109,14 +123,15 @@ def _tags(books: Books, entry: Entry, repair: bool) -> Iterator[Complaint]:
         yield Complaint("version", str(entry.version), problem, "Run `edit-r2 doctor --repair`", repair)
 
 
-def _versions(books: Books, repair: bool) -> Iterator[Complaint]:
+def _versions(books: Books, chain: Sequence[Signed], repair: bool) -> Iterator[Complaint]:
     """Versions that were registered by a promotion that never came to its entry in the ledger."""
+    known = _decided(books, chain)
     for version in books.registry.versions():
-        if version.tags.get(VERDICT_TAG) == UNDECIDED:
+        if version.number in known or version.tags.get(VERDICT_TAG) == UNDECIDED:
             continue
         try:
             with model_lock(books, version.model_id, wait=0):  # its promotion may be under way
-                if any(signed.entry.version == version.number for signed in _own(books)):
+                if version.number in _decided(books, books.ledger.chain()):  # or has ended since the chain was read
                     continue
                 if repair:
                     books.registry.tag(version.number, VERDICT_TAG, UNDECIDED)
@@ -127,8 +142,8 @@ def _versions(books: Books, repair: bool) -> Iterator[Complaint]:
         yield Complaint("version", str(version.number), problem, remedy, repair)
 
 
-def _own(books: Books) -> list[Signed]:
-    return [signed for signed in books.ledger.chain() if signed.entry.model == books.registry.name]
+def _decided(books: Books, chain: Sequence[Signed]) -> set[int]:
+    return {signed.entry.version for signed in chain if signed.entry.model == books.registry.name}
 
 
 def _runs(books: Books, repair: bool) -> Iterator[Complaint]:
@@ -171,10 +186,9 @@ def _pending_models(books: Books, repair: bool) -> Iterator[Complaint]:
         yield Complaint("model", model.model_id, problem, "Run `edit-r2 doctor --repair`", repair)
 
 
-def _documents(books: Books) -> Iterator[Complaint]:
+def _documents(books: Books, chain: Sequence[Signed]) -> Iterator[Complaint]:
     """Documents that entries name and that are missing or altered."""
-    for signed in _own(books):
-        entry = signed.entry
+    for entry in (signed.entry for signed in chain if signed.entry.model == books.registry.name):
         for kind in ("statement", "decision", "approval"):
             digest = getattr(entry, kind)
             try:

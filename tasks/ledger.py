@@ -120,6 +120,11 @@ def champion(chain: Sequence[Signed], model: str, alias: str) -> Entry | None:
     return next((signed.entry for signed in reversed(chain) if _crowns(signed.entry, model, alias)), None)
 
 
+def crownings(chain: Sequence[Signed], model: str, alias: str) -> list[Entry]:
+    """Every entry that made a champion, the present one last."""
+    return [signed.entry for signed in chain if _crowns(signed.entry, model, alias)]
+
+
 def _crowns(entry: Entry, model: str, alias: str) -> bool:
     return entry.action in CROWNING and (entry.model, entry.alias) == (model, alias)
 
@@ -133,7 +138,7 @@ def reigns(chain: Sequence[Signed], model: str, alias: str) -> tuple[list[Entry]
     """
     standing: list[Entry] = []
     left: dict[str, Entry] = {}
-    for entry in (signed.entry for signed in chain if _crowns(signed.entry, model, alias)):
+    for entry in crownings(chain, model, alias):
         if entry.action == "rollback":
             back = max((index for index, reign in enumerate(standing) if reign.version == entry.version), default=-1)
             left |= dict.fromkeys((reign.model_digest for reign in standing[back + 1 :]), entry)

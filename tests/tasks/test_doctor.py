@@ -7,9 +7,11 @@ import shutil
 import pytest
 from filelock import FileLock
 
+from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks import doctor
 from tasks.doctor import examine
+from tasks.documents import FolderShelf
 from tasks.promotion import history, model_lock, promote
 from tasks.registry import UNDECIDED, VERDICT_TAG
 from tests.tasks.houses import build_house, family, sqlite_template, stand, train
@@ -45,13 +47,13 @@ def test_a_healthy_installation_has_no_complaints(crowned, house):
 
 def test_a_moved_alias_is_found_mended_and_recorded(crowned):
     for _ in range(2):  # twice: the second repair is an act of its own
-        crowned.books.registry.point("champion", 1)
+        crowned.books.registry.point("champion", None)
         assert seen(crowned) == [("alias", False)]
-        assert crowned.books.registry.alias("champion") == 1
+        assert crowned.books.registry.alias("champion") is None
         assert seen(crowned, repair=True) == [("alias", True)]
         assert crowned.books.registry.alias("champion") == 2
     assert [signed.entry.action for signed in history(crowned.books)][2:] == ["repair", "repair"]
-    assert "named version 1" in history(crowned.books)[-1].entry.reason
+    assert "named version None" in history(crowned.books)[-1].entry.reason
     assert crowned.books.ledger.champion("edit-r2", "champion").version == 2
     assert seen(crowned) == []
 
@@ -82,6 +84,39 @@ def test_an_unfinished_projection_is_finished(crowned):
     examine(crowned.books, crowned.root, repair=True)
     assert crowned.books.registry.alias("champion") == 2
     assert seen(crowned) == []
+    assert [signed.entry.action for signed in history(crowned.books)] == ["promote", "promote"], "no hand moved it"
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_champion_that_was_deleted_in_the_registry_is_told_and_entered_nowhere(crowned, whole):
+    registry = crowned.books.registry
+    if whole:
+        registry.client.delete_registered_model(registry.name)
+    else:
+        registry.client.delete_model_version(registry.name, "2")
+    (crowned.books.keys / "pipeline.pem").chmod(0o640)
+    for repair in (True, True, False):
+        found = examine(crowned.books, crowned.root, repair)
+        assert [(complaint.kind, complaint.mended) for complaint in found] == [("version", False), ("key", False)]
+        assert "edit-r2 rollback --to" in found[0].remedy
+    assert len(history(crowned.books)) == 2
+
+
+def test_a_check_that_fails_leaves_the_others_to_be_made(crowned, monkeypatch):
+    def lost(*_):
+        raise UserError("the database is gone", "Restore it")
+
+    monkeypatch.setattr(doctor, "_alias", lost)
+    (crowned.books.keys / "pipeline.pem").chmod(0o640)
+    assert seen(crowned) == [("check", False), ("key", False)]
+
+
+def test_a_visit_reads_the_chain_once(crowned, monkeypatch):
+    reads = []
+    lines = FolderShelf.lines
+    monkeypatch.setattr(FolderShelf, "lines", lambda shelf: reads.append(shelf) or lines(shelf))
+    assert seen(crowned, repair=True) == []
+    assert len(reads) == 1
 
 
 def test_a_version_without_decision_is_marked(house):
