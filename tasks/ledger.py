@@ -149,6 +149,12 @@ def reigns(chain: Sequence[Signed], model: str, alias: str) -> tuple[list[Entry]
     return standing, left
 
 
+def latest(chain: Sequence[Signed], model: str, version: int) -> Entry | None:
+    """The newest entry about a version that names its statement and the decision on it."""
+    said = (signed.entry for signed in reversed(chain) if signed.entry.statement and signed.entry.decision)
+    return next((entry for entry in said if (entry.model, entry.version) == (model, version)), None)
+
+
 def recalled(chain: Sequence[Signed], model: str) -> dict[int, Entry]:
     """Versions that were recalled, with the entry that says why."""
     entries = (signed.entry for signed in chain)

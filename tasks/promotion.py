@@ -17,7 +17,7 @@ from tasks.approval import heard
 from tasks.books import Books
 from tasks.decision import Decision
 from tasks.filing import remake, verify_model
-from tasks.ledger import Action, Conflict, Draft, Entry, Signed, champion, recalled, reigns
+from tasks.ledger import Action, Conflict, Draft, Entry, Signed, champion, latest, recalled, reigns
 from tasks.locks import file_lock
 from tasks.projection import project
 from tasks.registry import RECALLED_TAG, STATEMENT_TAG, UNDECIDED, VERDICT_TAG, record_digest
@@ -211,17 +211,25 @@ def _earlier(chain: list[Signed], books: Books, leaving: int, to: int | None) ->
 
 
 def recall(books: Books, version: int, reason: str) -> Signed:
-    """Mark a version as recalled, with the reason; whoever looks at it sees it, and no rollback restores it."""
-    found = books.registry.version(version)
+    """Mark a version as recalled, with the reason; whoever looks at it sees it, and no rollback restores it.
+
+    Raises:
+        UserError: there is no such version, or nothing in the ledger says which weights it holds: a tag may be altered.
+    """
+    books.registry.version(version)
+    known = latest(books.ledger.chain(), books.registry.name, version)
+    if known is None:
+        problem = f"the ledger has no decision on version {version}, so nothing says which weights it holds"
+        raise UserError(problem, "Let the gates decide on its model first: `edit-r2 promote MODEL`")
     draft = Draft(
         action="recall",
         model=books.registry.name,
         alias=books.alias,
         version=version,
-        model_digest=found.tags[Tag.DIGEST],
+        model_digest=known.model_digest,
         actor=books.actor,
         reason=reason,
-        statement=found.tags.get(STATEMENT_TAG),
+        statement=known.statement,
     )
     entry = books.ledger.append(draft)
     books.registry.tag(version, RECALLED_TAG, entry.entry.reason)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
+from mlflow_config.settings import Tag
 from tasks import lineage, projection, promotion
 from tasks.approval import RolledBack, load_person, sign_approval
 from tasks.audit import audit
@@ -214,6 +215,15 @@ def test_a_recalled_version_is_marked_and_not_restored(house):
     assert house.books.registry.version(1).tags[RECALLED_TAG] == "a session was withdrawn"
     with pytest.raises(UserError, match="recalled"):
         rollback(house.books, "b is bad")
+
+
+def test_a_recall_goes_by_the_ledger_and_not_by_tags(house):
+    model, _ = crown(house, "a", 0.5, 3)
+    house.books.registry.tag(1, str(Tag.DIGEST), "f" * 64)
+    assert promotion.recall(house.books, 1, "a session was withdrawn").entry.model_digest == model.digest
+    undecided = house.books.registry.register(family(house, "b").model_id, model.run_id, {})
+    with pytest.raises(UserError, match=f"no decision on version {undecided}"):
+        promotion.recall(house.books, undecided, "a session was withdrawn")
 
 
 def test_weights_that_were_recalled_do_not_become_champion_again_under_a_new_decision(house):
