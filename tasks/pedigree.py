@@ -10,7 +10,7 @@ from data.errors import UserError
 from tasks import lineage
 from tasks.approval import Approval, read_approval
 from tasks.decision import Decision
-from tasks.ledger import Entry, Signed, champion, read_chain, recalled
+from tasks.ledger import Entry, Signed, champion, latest, read_chain, recalled
 from tasks.scores import Scores
 from tasks.stores import mentions
 from tasks.view import View
@@ -91,8 +91,7 @@ def pedigree(view: View, version: int | None = None) -> Pedigree:
     if version is None:
         entry = champion(chain, view.registry.name, view.alias)
     else:
-        mine = [signed.entry for signed in chain if signed.entry.version == version and signed.entry.decision]
-        entry = mine[-1] if mine else None
+        entry = latest(chain, view.registry.name, version)
     if entry is None:
         what = f"version {version}" if version else f"{view.registry.name}@{view.alias}"
         raise UserError(f"the ledger knows no {what}", "See `edit-r2 history`")
@@ -173,7 +172,8 @@ def who_used(view: View, wanted: str) -> list[tuple[int, str]]:
             model, a lock or a commit. Sessions and pictures are looked up in DVC's cache and folder remote.
     """
     chain = read_chain(view.shelf.lines(), view.keys)
-    versions = sorted({signed.entry.version for signed in chain if signed.entry.statement and signed.entry.decision})
+    mine = {signed.entry.version for signed in chain if signed.entry.model == view.registry.name}
+    versions = [version for version in sorted(mine) if latest(chain, view.registry.name, version)]
     found = {version: next(_named(view, pedigree(view, version), wanted), None) for version in versions}
     return [(version, named) for version, named in found.items() if named]
 
