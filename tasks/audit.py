@@ -9,7 +9,7 @@ from __future__ import annotations
 from tasks.audit_decision import walk_decision
 from tasks.audit_model import walk_statements
 from tasks.audit_report import AuditReport, Broken, expect
-from tasks.ledger import Entry, Signed, champion, latest, read_chain, recalled
+from tasks.ledger import Entry, Signed, champion, latest, read_chain, recalled, spoken
 from tasks.view import View
 
 
@@ -34,15 +34,8 @@ def audit(view: View, version: int | None = None) -> AuditReport:
     report.version, report.champion = entry.version, now is not None and now.version == entry.version
     _recall(report, view, chain, entry)
     release = walk_statements(report, view, entry)
-    walk_decision(report, view, entry, release, _signed_for(chain, entry))
+    walk_decision(report, view, entry, release, spoken(chain, entry) or entry)
     return report
-
-
-def _signed_for(chain: list[Signed], entry: Entry) -> Entry:
-    """The entry about the same decision that carries a person's word, also where a later one repeats the decision."""
-    same = (entry.model, entry.version, entry.decision)
-    about = [s.entry for s in chain if (s.entry.model, s.entry.version, s.entry.decision) == same]
-    return next((found for found in reversed(about) if found.approval), entry)
 
 
 def _ledger(report: AuditReport, view: View) -> list[Signed] | None:

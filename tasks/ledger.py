@@ -155,6 +155,13 @@ def latest(chain: Sequence[Signed], model: str, version: int) -> Entry | None:
     return next((entry for entry in said if (entry.model, entry.version) == (model, version)), None)
 
 
+def spoken(chain: Sequence[Signed], entry: Entry) -> Entry | None:
+    """The entry about the same decision that carries a person's word, also where a later one repeats the decision."""
+    same = (entry.model, entry.version, entry.decision)
+    about = (signed.entry for signed in reversed(chain))
+    return next((e for e in about if e.approval and (e.model, e.version, e.decision) == same), None)
+
+
 def recalled(chain: Sequence[Signed], model: str) -> dict[int, Entry]:
     """Versions that were recalled, with the entry that says why."""
     entries = (signed.entry for signed in chain)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from data.errors import UserError
 from tasks import lineage
 from tasks.approval import Approval, read_approval
 from tasks.decision import Decision
-from tasks.ledger import Entry, Signed, champion, latest, read_chain, recalled
+from tasks.ledger import Entry, champion, latest, read_chain, recalled, spoken
 from tasks.scores import Scores
 from tasks.stores import mentions
 from tasks.view import View
@@ -95,6 +95,7 @@ def pedigree(view: View, version: int | None = None) -> Pedigree:
     if entry is None:
         what = f"version {version}" if version else f"{view.registry.name}@{view.alias}"
         raise UserError(f"the ledger knows no {what}", "See `edit-r2 history`")
+    said = spoken(chain, entry)
     release = lineage.opened(str(entry.statement), view.shelf, view.trusted)
     decision = Decision.model_validate_json(view.shelf.get(str(entry.decision)))
     withdrawn = recalled(chain, view.registry.name).get(entry.version)
@@ -107,19 +108,8 @@ def pedigree(view: View, version: int | None = None) -> Pedigree:
         scores=Scores.model_validate_json(view.shelf.get(decision.inputs.candidate)),
         decision=decision,
         recalled=withdrawn.reason if withdrawn else None,
-        word=_word(view, chain, entry),
+        word=read_approval(view.shelf.get(str(said.approval)), view) if said else None,
     )
-
-
-def _word(view: View, chain: Sequence[Signed], entry: Entry) -> Approval | None:
-    """What a person signed for the decision on a version, also where a rollback has brought that version back."""
-    mine = [
-        signed.entry for signed in chain if (signed.entry.model, signed.entry.version) == (entry.model, entry.version)
-    ]
-    given = next(
-        (found.approval for found in reversed(mine) if found.approval and found.decision == entry.decision), None
-    )
-    return read_approval(view.shelf.get(given), view) if given else None
 
 
 def _generations(view: View, statement: str | None) -> Iterator[Generation]:

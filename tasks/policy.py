@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import mlflow_config
 from data.errors import UserError
+from data.parameters import merge
 from model.atomic import write_atomically
 from tasks.canonical import canonical, sha256
 from tasks.comparison import Axis
@@ -94,15 +95,6 @@ class Policy(_Section):
     def digest(self) -> str:
         """SHA-256 of `document()`."""
         return sha256(self.document())
-
-
-def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with mappings merged key by key and everything else replaced."""
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def load_policy(profile: str, path: Path = POLICY_FILE) -> Policy:
