@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -64,6 +65,11 @@ def test_a_retraining_leaves_a_rollback_alone_and_does_not_fail(trainers, monkey
     assert books.registry.alias(books.alias) == first.promotion.version
     assert {run.info.status for run in parents()} == {"FINISHED"}
     assert len(books.ledger.chain()) == 3
+    assert third.run_id == second.run_id, "nothing was trained again, and yet the verdict is another one"
+    run = tracking.client().get_run(third.run_id)
+    assert tracking.result(run)["promotion"]["verdict"] == "rolled back"
+    report = Path(tracking.client().download_artifacts(third.run_id, "report.html"))
+    assert "a rollback had left these weights" in report.read_text()
 
 
 def other_steps(profile, load=parameters.load):
