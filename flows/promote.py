@@ -33,6 +33,7 @@ def promote(
         approval: a signed approval of a promotion that the gates allow.
     """
     chosen = parameters.load(profile)
+    promoting.policy_of(profile)  # a mistake there shows before any work, not after it
     benchmark = building.current(chosen, "benchmark")
     candidate = models.record(model)
     scores = evaluation.evaluate(chosen, benchmark, candidate, parent_run)

@@ -111,7 +111,7 @@ def decide(
     from tasks.candidacy import Standing, assess
     from tasks.promotion import left_behind
 
-    policy = _policy(parameters.profile)
+    policy = policy_of(parameters.profile)
     books = open_books(alias=policy.alias)
     model = models.record(candidate.model_id)
     own = books.registry.model_tags(candidate.model_id).get(Tag.PROFILE)
@@ -171,8 +171,12 @@ def promote(case: Case, parent_run: str | None = None, reason: str = "retrained"
     return made
 
 
-def _policy(profile: str) -> Policy:
-    """The rules of a profile; the settings may ask for approval where the file does not."""
+def policy_of(profile: str) -> Policy:
+    """The rules of a profile; the settings may ask for approval where the file does not.
+
+    Raises:
+        UserError: see `load_policy`.
+    """
     policy = load_policy(profile)
     return policy.model_copy(update={"approval": "required"}) if settings().approval_required else policy
 

@@ -111,8 +111,6 @@ def _log_scores(run: tracking.ActiveRun, evaluations: Sequence[Evaluation]) -> N
 
 def _summarise(made: Retraining) -> None:
     """The markdown page of the flow run in Prefect."""
-    from prefect.artifacts import create_markdown_artifact
-
     sheets = report.sheets(made.evaluations)
     text = report.markdown(made.profile, sheets, made.promotion.line, made.promotion.reasons)
-    create_markdown_artifact(key=f"{Stage.PROMOTE}-{made.profile}", markdown=text, description="What it came to")
+    progress.page(f"{Stage.PROMOTE}-{made.profile}", text, "What it came to")

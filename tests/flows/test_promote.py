@@ -187,8 +187,8 @@ def test_a_deployed_run_is_suspended_and_starts_again_with_the_answer(lasting, t
 
 
 def test_a_signed_override_passes_through_the_flow(asking, monkeypatch):
-    policy = promoting._policy("smoke")
-    monkeypatch.setattr(promoting, "_policy", lambda _: policy.model_copy(update={"floors": {"IF": 1.0}}))
+    policy = promoting.policy_of("smoke")
+    monkeypatch.setattr(promoting, "policy_of", lambda _: policy.model_copy(update={"floors": {"IF": 1.0}}))
     refused = promote("smoke", asking.model_id)
     assert refused.verdict == "refused"
     with pytest.raises(UserError, match="another act than override"):

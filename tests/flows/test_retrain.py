@@ -10,9 +10,10 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from data.errors import UserError
+from flows.promote import promote
 from flows.retrain import retrain
 from mlflow_config.settings import RETRAIN, Stage, Tag, stage_tag
-from tasks import building, datasets, parameters, tracking
+from tasks import building, datasets, parameters, promoting, tracking
 from tasks.books import open_books
 from tasks.locks import place
 from tasks.promotion import rollback
@@ -28,7 +29,11 @@ def flow_runs(name):
         return [run.state_name for run in client.read_flow_runs() if run.name == name]
 
 
-def test_data_to_promotion_and_then_nothing_left_to_do(trainers):
+def test_data_to_promotion_and_then_nothing_left_to_do(trainers, monkeypatch):
+    def no_server(**_):
+        raise ConnectionError("the server went away")
+
+    monkeypatch.setattr("prefect.artifacts.create_markdown_artifact", no_server)  # a page less, and nothing else
     first = retrain("smoke")
     assert trainers.calls == [
         *("sessions", "push sessions", "benchmark", "push benchmark"),
@@ -77,6 +82,18 @@ def other_steps(profile, load=parameters.load):
     found = load(profile)
     steps = replace(found.base.optimisation, steps=found.base.optimisation.steps + 1)
     return replace(found, base=replace(found.base, optimisation=steps))
+
+
+def test_a_mistake_in_the_policy_shows_before_anything_is_trained(trainers, monkeypatch):
+    def mistaken(_profile):
+        raise UserError("gates.yaml: alpha for profile smoke", "Correct the policy")
+
+    monkeypatch.setattr(promoting, "load_policy", mistaken)
+    with pytest.raises(UserError, match=r"gates\.yaml"):
+        retrain("smoke")
+    with pytest.raises(UserError, match=r"gates\.yaml"):
+        promote("smoke", "m-1")
+    assert trainers.calls == [] and parents() == []
 
 
 def test_a_failing_stage_fails_its_run_the_retraining_and_the_flow_and_is_taken_up_again(trainers):
