@@ -98,13 +98,14 @@ def decide(
 
     Args:
         parameters: the profile; its policy, benchmark and evaluation count.
-        benchmark: what everybody is compared on; the champion is evaluated on it when it has not been yet.
+        benchmark: what everybody is compared on; the champion's scores on it are looked up.
         candidate: scores of the model that stands for promotion.
         parent: scores of the model that it was trained from; they stand in for a missing champion.
         parent_run: MLflow run of the retraining.
 
     Raises:
-        UserError: the model was made for another profile, or its statement or scores do not hold.
+        UserError: the model was made for another profile, its statement or scores do not hold, or the champion has
+            no scores on this benchmark.
     """
     from tasks import projection
     from tasks.approval import needs_approval
@@ -118,10 +119,10 @@ def decide(
     if own not in (None, parameters.profile):
         problem = f"model {candidate.model_id} is of profile {own}, and would be judged as one of {parameters.profile}"
         raise UserError(problem, f"Run again with --profile {own}")
-    reigning = books.ledger.champion(books.registry.name, books.alias)
-    if reigning is not None and reigning.model_digest == model.digest:
+    current = books.ledger.champion(books.registry.name, books.alias)
+    if current is not None and current.model_digest == model.digest:
         projection.project(books)
-        return Case(books.alias, model, None, reigning.version)
+        return Case(books.alias, model, None, current.version)
     locked, pushed = _data_state(parameters.profile)
     standing = Standing(
         candidate=_proven(books, candidate, parameters, benchmark, model),
@@ -135,7 +136,7 @@ def decide(
     waits = needs_approval(books, decision) and left_behind(books, model.digest) is None
     if waits:  # retention leaves alone what waits
         tracking.client().set_logged_model_tags(model.model_id, {AWAITS_TAG: decision.digest})
-    return Case(books.alias, model, decision, reigning.version if reigning else None, waits)
+    return Case(books.alias, model, decision, current.version if current else None, waits)
 
 
 @work("promote")
@@ -181,6 +182,13 @@ def policy_of(profile: str) -> Policy:
     return policy.model_copy(update={"approval": "required"}) if settings().approval_required else policy
 
 
+def reigning(profile: str) -> ModelRecord | None:
+    """The model that is champion of a profile by the ledger, None when there is none."""
+    from tasks.candidacy import champion_model
+
+    return champion_model(open_books(alias=policy_of(profile).alias))
+
+
 def _made(case: Case, decision: Decision, verdict: str, version: int | None) -> Promotion:
     return Promotion(
         verdict=verdict,
@@ -201,13 +209,18 @@ def _how_to_approve(model: ModelRecord, decision: Decision) -> str:
 
 
 def _champion_scores(parameters: Parameters, benchmark: Dataset, books: Books, parent_run: str | None) -> Scores | None:
-    """Scores of the present champion on this benchmark; they are in MLflow already unless the benchmark is new."""
+    """Scores of the present champion on this benchmark, None when there is no champion."""
     from tasks.candidacy import champion_model
 
     champion = champion_model(books)
     if champion is None:
         return None
-    found: Evaluation = evaluation.evaluate.fn(parameters, benchmark, replace(champion, name="champion"), parent_run)
+    try:
+        with tracking.only_reuse():  # a decision takes no GPU: whoever asks for it has had the champion evaluated
+            found: Evaluation = evaluation.evaluate.fn(parameters, benchmark, champion, parent_run, "champion")
+    except tracking.NotFinished as error:
+        problem = f"the champion, model {champion.model_id}, has no scores on {benchmark.title} {benchmark.digest[:12]}"
+        raise UserError(problem, "Run `edit-r2 promote` again: another may have become champion just now") from error
     return _proven(books, found, parameters, benchmark, champion)
 
 

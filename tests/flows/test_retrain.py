@@ -10,6 +10,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from data.errors import UserError
+from flows import dispatch
 from flows.promote import promote
 from flows.retrain import retrain
 from mlflow_config.settings import RETRAIN, Stage, Tag, stage_tag
@@ -75,6 +76,40 @@ def test_a_retraining_leaves_a_rollback_alone_and_does_not_fail(trainers, monkey
     assert tracking.result(run)["promotion"]["verdict"] == "rolled back"
     report = Path(tracking.client().download_artifacts(third.run_id, "report.html"))
     assert "a rollback had left these weights" in report.read_text()
+
+
+def test_the_champion_is_evaluated_where_evaluations_run_and_a_decision_only_looks_its_scores_up(trainers, monkeypatch):
+    first = retrain("smoke").promotion
+    chosen = other_judging("smoke")
+    benchmark = building.current(chosen, "benchmark")
+    monkeypatch.setattr(parameters, "load", other_judging)
+    asked = []
+
+    def watched(flow, name, **arguments):
+        asked.append((name, arguments["model"], arguments.get("label")))
+        return dispatch.stage(flow, name, **arguments)
+
+    monkeypatch.setattr("flows.promote.stage", watched)
+    trainers.calls.clear()
+    second = retrain("smoke")
+    assert second.promotion.verdict == "promoted"
+    assert asked == [(Stage.EVALUATE, first.model_id, "champion")] and trainers.calls.count("judge") == 4
+    rl, sft = second.evaluations[-1], second.evaluations[-2]
+    rollback(open_books(alias=first.alias), "worse in practice")
+    assert promoting.decide.fn(chosen, benchmark, rl, sft).champion == first.version
+    for run in tracking.find("smoke", Stage.EVALUATE):
+        if run.data.tags[Tag.MODEL] == first.model_id:
+            tracking.client().set_terminated(run.info.run_id, "FAILED")
+    trainers.calls.clear()
+    with pytest.raises(UserError, match=f"champion, model {first.model_id}, has no scores on benchmark/smoke"):
+        promoting.decide.fn(chosen, benchmark, rl, sft)
+    assert trainers.calls == []
+
+
+def other_judging(profile, load=parameters.load):
+    """Another model under another evaluation, of which the champion has no scores yet."""
+    found = other_steps(profile, load)
+    return replace(found, evaluation=replace(found.evaluation, seed=found.evaluation.seed + 1))
 
 
 def other_steps(profile, load=parameters.load):
