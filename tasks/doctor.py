@@ -11,21 +11,27 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks.books import Books
 from tasks.canonical import sha256
 from tasks.complaints import Complaint
+from tasks.decision import Decision
 from tasks.doctor_services import close_flow_run
 from tasks.documents import FolderShelf
-from tasks.ledger import Draft, Entry, LedgerError, Signed, crownings
+from tasks.ledger import Draft, Entry, LedgerError, Signed, champion, crownings
 from tasks.locks import Busy, file_lock, same_place
+from tasks.policy import Policy
 from tasks.projection import project
 from tasks.promotion import model_lock
-from tasks.registry import STATEMENT_TAG, UNDECIDED, VERDICT_TAG, pages
+from tasks.registry import AWAITS_TAG, STATEMENT_TAG, UNDECIDED, VERDICT_TAG, pages
 from tasks.settings import settings
 from tasks.signing import load_identity
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
 
 GIB = 2**30
 LEAST_FREE = 2 * GIB
@@ -49,6 +55,7 @@ def examine(books: Books, root: Path, repair: bool = False) -> list[Complaint]:
         "versions": _versions(books, chain, repair),
         "runs": _runs(books, repair),
         "models": _pending_models(books, repair),
+        "waiting": _waiting(books, chain, repair),
         "documents": _documents(books, chain),
         "keys": _keys(books, root),
         "disk": _disk(books.state),
@@ -168,13 +175,33 @@ def _runs(books: Books, repair: bool) -> Iterator[Complaint]:
             yield Complaint("run", run.info.run_id[:12], problem, "Run `edit-r2 doctor --repair`", repair)
 
 
+def _models(books: Books) -> Iterator[LoggedModel]:
+    """Every logged model of this project."""
+    client, experiments = books.registry.client, list(books.registry.experiments())
+    if experiments:
+        yield from pages(lambda token: client.search_logged_models(experiments, page_token=token))
+
+
+def _waiting(books: Books, chain: Sequence[Signed], repair: bool) -> Iterator[Complaint]:
+    """Candidates that wait for a person on a decision against a former champion: it cannot be entered any more."""
+    if books.registry.name != settings().registry_name:
+        return  # that is where candidates stand
+    for model in (found for found in _models(books) if found.tags.get(AWAITS_TAG)):
+        decision = Decision.model_validate_json(books.shelf.get(model.tags[AWAITS_TAG]))
+        policy = Policy.model_validate_json(books.shelf.get(decision.inputs.policy))
+        now = champion(chain, books.registry.name, policy.alias)
+        if decision.champion_digest == (now.model_digest if now else None):
+            continue
+        if repair:
+            books.registry.client.set_logged_model_tags(model.model_id, {AWAITS_TAG: ""})
+        problem = "it waits for a person on a decision against a former champion"
+        yield Complaint("model", model.model_id, problem, "Run `edit-r2 doctor --repair`", repair)
+
+
 def _pending_models(books: Books, repair: bool) -> Iterator[Complaint]:
     """Logged models whose files never came whole, of runs that are over."""
     client = books.registry.client
-    experiments = list(books.registry.experiments())
-    if not experiments:
-        return
-    for model in pages(lambda token: client.search_logged_models(experiments, page_token=token)):
+    for model in _models(books):
         if model.status != "PENDING":
             continue
         run = client.get_run(model.source_run_id) if model.source_run_id else None

@@ -13,7 +13,7 @@ from tasks import doctor
 from tasks.doctor import examine
 from tasks.documents import FolderShelf
 from tasks.promotion import history, model_lock, promote
-from tasks.registry import UNDECIDED, VERDICT_TAG
+from tasks.registry import AWAITS_TAG, UNDECIDED, VERDICT_TAG
 from tests.tasks.houses import build_house, family, sqlite_template, stand, train
 from tests.tasks.scoresets import skilled
 
@@ -157,6 +157,19 @@ def test_a_model_that_was_never_uploaded_is_closed(house):
     model = house.client.create_logged_model(house.experiment, name="rl", source_run_id=run.info.run_id)
     assert seen(house, repair=True) == [("model", True)]
     assert house.client.get_logged_model(model.model_id).status == "FAILED"
+
+
+def test_a_candidate_waits_no_more_once_another_is_champion(house):
+    """Else retention would keep for ever what nobody signs."""
+    model = family(house, "waits")
+    _, decision = stand(house, model, skilled(0.7))
+    house.client.set_logged_model_tags(model.model_id, {AWAITS_TAG: decision.digest})
+    assert seen(house, repair=True) == [], "a person may still sign"
+    promote(house.books, *stand(house, family(house, "a"), skilled(0.8), 4), reason="better")
+    assert seen(house) == [("model", False)]
+    assert seen(house, repair=True) == [("model", True)]
+    assert not house.client.get_logged_model(model.model_id).tags[AWAITS_TAG]
+    assert seen(house) == []
 
 
 def test_keys_disk_and_documents(crowned, monkeypatch):
