@@ -167,7 +167,7 @@ def promote(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Let the gates decide on a model; exit code 3 unless it is champion then: refused, rolled back, or waiting."""
+    """Let the gates decide on a model; exit code 3 unless it is champion then: refused, waiting, or put aside."""
     words = {
         name: file.read_text() if file else None for name, file in (("approval", approval), ("override", override))
     }

@@ -71,7 +71,7 @@ def approve(
     name: Annotated[str, typer.Option(help="Your name, which is that of your key.")],
     reason: Reason,
     out: Annotated[Path, typer.Option(help="Where to write the signed approval.")],
-    new_key: Annotated[bool, typer.Option("--new-key", help="Make your key, and trust it on this machine.")] = False,
+    new_key: Annotated[bool, typer.Option("--new-key", help="Make your key; its word counts on this machine.")] = False,
     override: Annotated[bool, typer.Option(help="Allow promotion against a refusal.")] = False,
     days: Annotated[float, typer.Option(help="How long it holds.")] = 1.0,
     resume: Annotated[str | None, typer.Option(help="Also pass it to the flow run (its id) that waits for it.")] = None,

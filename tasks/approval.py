@@ -33,8 +33,23 @@ class NotApproved(UserError):
     exit_code = 3
 
 
-class RolledBack(NotApproved):
-    """The gates let the candidate pass, but a person has rolled these weights back, and no person takes that back."""
+class Barred(UserError):
+    """The gates let the candidate pass, but a person has put these weights aside: they were `verdict`."""
+
+    exit_code = 3
+    verdict: str
+
+
+class RolledBack(Barred):
+    """A rollback left these weights, and no person has signed for their return."""
+
+    verdict = "rolled back"
+
+
+class Recalled(Barred):
+    """These weights were recalled, and nothing brings them back."""
+
+    verdict = "recalled"
 
 
 class Approval(BaseModel):
@@ -159,6 +174,13 @@ def needs_approval(books: Books, decision: Decision) -> bool:
     return decision.promote and policy.approval == "required"
 
 
+def how_to_approve(decision: Decision, model: str = "MODEL") -> str:
+    """The two commands by which a person lets a model in."""
+    sign = f"edit-r2 approve {decision.digest} --name NAME --reason WHY --out FILE"
+    act = f"edit-r2 promote {model} --profile {decision.profile} --approval FILE"
+    return f"sign decision {decision.digest[:12]}: `{sign}`, then `{act}`"
+
+
 def heard(
     books: Books, decision: Decision, word: bytes | None, left: Entry | None = None
 ) -> tuple[str | None, list[str]]:
@@ -171,18 +193,18 @@ def heard(
         left: the rollback that left these weights behind; only a person's word lets them come back.
 
     Raises:
-        NotApproved: a word is asked for, and there is none (RolledBack: because of `left`).
+        NotApproved: the policy asks for a word, and there is none.
+        RolledBack: `left` asks for one, and there is none.
         UserError: the word does not hold.
     """
     back = left if decision.promote else None
     needed = back is not None or needs_approval(books, decision)
     if word is None and back is not None:
         problem = f"the rollback to version {back.version} at entry {back.index} left these weights: {back.reason}"
-        raise RolledBack(problem, f"They come back once a person signs decision {decision.digest}")
+        raise RolledBack(problem, f"To take that back, {how_to_approve(decision)}")
     if word is None and needed:
         problem = f"decision {decision.digest} waits for a person's approval"
-        act = f"edit-r2 promote MODEL --profile {decision.profile} --approval FILE"
-        raise NotApproved(problem, f"Sign it: `edit-r2 approve`, then `{act}`")
+        raise NotApproved(problem, f"To let it become champion, {how_to_approve(decision)}")
     if word is None or (decision.promote and not needed):
         return None, []
     given = check_approval(word, "approve" if decision.promote else "override", decision.digest, books)

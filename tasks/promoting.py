@@ -44,8 +44,8 @@ class Promotion:
     """What became of a candidate.
 
     `verdict`: promoted, refused, waiting (for a person), rolled back (a rollback had left these weights, and nobody has
-    signed for their return) or unchanged (it was champion). A candidate has a `version` once something about it was
-    entered into the ledger.
+    signed for their return), recalled (as these weights were before) or unchanged (it was champion). A candidate has a
+    `version` once something about it was entered into the ledger.
     """
 
     verdict: str
@@ -67,8 +67,8 @@ class Promotion:
         stays = f"version {self.champion} stays {self.alias}" if self.champion else "there is no champion"
         if self.verdict == "waiting":
             return f"model {self.model_id} passed the gates and waits for a person's approval; {stays}"
-        if self.verdict == "rolled back":
-            return f"model {self.model_id} passed the gates, but a rollback had left these weights; {stays}"
+        if self.verdict in ("rolled back", "recalled"):
+            return f"model {self.model_id} is made of weights that were {self.verdict}; {stays}"
         return f"version {self.version} was refused; {stays}"
 
     @property
@@ -149,21 +149,20 @@ def promote(case: Case, parent_run: str | None = None, reason: str = "retrained"
         reason: why now, in a sentence.
         word: what a person signed with `edit-r2 approve`: an approval, or an override of a refusal.
     """
-    from tasks.approval import RolledBack
+    from tasks.approval import Barred, how_to_approve
     from tasks.candidacy import enter
 
     if case.decision is None:
         return Promotion("unchanged", case.champion, case.alias, case.model.model_id, case.champion, (), None, "")
     if case.waits and word is None:
         made = _made(case, case.decision, "waiting", None)
-        made = replace(made, reasons=(_how_to_approve(case.model, case.decision),))
+        made = replace(made, reasons=(how_to_approve(case.decision, case.model.model_id),))
     else:
         signed = word.encode() if word else None
         try:
             outcome = enter(open_books(alias=case.alias), case.model, case.decision, reason, signed)
-        except RolledBack as error:  # a verdict, not a failure: every retraining that changes nothing comes to it
-            made = _made(case, case.decision, "rolled back", None)
-            made = replace(made, reasons=(error.problem, _how_to_approve(case.model, case.decision)))
+        except Barred as error:  # a verdict, not a failure: every retraining that changes nothing comes to it
+            made = replace(_made(case, case.decision, error.verdict, None), reasons=(error.problem, error.remedy))
         else:
             made = _made(case, case.decision, "promoted" if outcome.promoted else "refused", outcome.version)
             tracking.client().set_logged_model_tags(case.model.model_id, {AWAITS_TAG: ""})
@@ -200,12 +199,6 @@ def _made(case: Case, decision: Decision, verdict: str, version: int | None) -> 
         decision=decision.digest,
         details=decision.markdown(),
     )
-
-
-def _how_to_approve(model: ModelRecord, decision: Decision) -> str:
-    sign = f"edit-r2 approve {decision.digest} --name NAME --reason WHY --out FILE"
-    act = f"edit-r2 promote {model.model_id} --profile {decision.profile} --approval FILE"
-    return f"sign decision {decision.digest[:12]}: `{sign}`, then `{act}`"
 
 
 def _champion_scores(parameters: Parameters, benchmark: Dataset, books: Books, parent_run: str | None) -> Scores | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks import lineage
-from tasks.approval import heard
+from tasks.approval import Recalled, heard
 from tasks.books import Books
 from tasks.decision import Decision
 from tasks.filing import remake, verify_model
@@ -60,9 +60,10 @@ def promote(books: Books, candidate: Candidate, decision: Decision, reason: str,
 
     Raises:
         Conflict: the champion is no longer the one that the decision was made against.
-        NotApproved: the policy asks for an approval, and there is none; RolledBack where the weights were champion
-            until a rollback left them behind, and no person has signed for their return.
-        UserError: statement, files, approval or override do not hold, or the same weights were recalled.
+        NotApproved: the policy asks for an approval, and there is none.
+        RolledBack: the weights were champion until a rollback left them, and no person has signed for their return.
+        Recalled: the same weights were recalled.
+        UserError: statement, files, approval or override do not hold.
     """
     with model_lock(books, candidate.model_id):
         return _promote(books, candidate, decision, reason, word)
@@ -79,11 +80,11 @@ def _promote(books: Books, candidate: Candidate, decision: Decision, reason: str
     verify_model(books, candidate.model_id, candidate.digest, candidate.statement)
     if decision.model_digest != candidate.digest or remake(books.shelf, decision.digest)[1] != decision:
         raise UserError("the decision is not about this model, or cannot be made again", "Decide again")
+    if decision.promote or word is not None:
+        _not_recalled(books, candidate.digest)
     approval, said = heard(books, decision, word, left_behind(books, candidate.digest))
     statement = _release(books, candidate, decision)
     action: Action = "promote" if decision.promote else "override" if approval else "refuse"
-    if action != "refuse":
-        _not_recalled(books, candidate.digest)
     version = _register(books, candidate, decision.profile)
     draft = Draft(
         action=action,
@@ -142,7 +143,7 @@ def _not_recalled(books: Books, digest: str) -> None:
     for version, entry in recalled(books.ledger.chain(), books.registry.name).items():
         if entry.model_digest == digest:
             problem = f"these weights were recalled as version {version} at entry {entry.index}: {entry.reason}"
-            raise UserError(problem, "Train another model: what was recalled does not become champion again")
+            raise Recalled(problem, "Train another model: what was recalled does not become champion again")
 
 
 def left_behind(books: Books, digest: str) -> Entry | None:

@@ -17,7 +17,7 @@ from mlflow_config.settings import RETRAIN, Stage, Tag, stage_tag
 from tasks import building, datasets, parameters, promoting, tracking
 from tasks.books import open_books
 from tasks.locks import place
-from tasks.promotion import rollback
+from tasks.promotion import recall, rollback
 from tasks.settings import settings
 
 
@@ -75,7 +75,10 @@ def test_a_retraining_leaves_a_rollback_alone_and_does_not_fail(trainers, monkey
     run = tracking.client().get_run(third.run_id)
     assert tracking.result(run)["promotion"]["verdict"] == "rolled back"
     report = Path(tracking.client().download_artifacts(third.run_id, "report.html"))
-    assert "a rollback had left these weights" in report.read_text()
+    assert "made of weights that were rolled back" in report.read_text()
+    recall(books, second.promotion.version, "a session was withdrawn")
+    assert retrain("smoke").promotion.verdict == "recalled", "no signature brings these back"
+    assert {run.info.status for run in parents()} == {"FINISHED"}
 
 
 def test_the_champion_is_evaluated_where_evaluations_run_and_a_decision_only_looks_its_scores_up(trainers, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks import lineage, projection, promotion
-from tasks.approval import RolledBack, load_person, sign_approval
+from tasks.approval import Recalled, RolledBack, load_person, sign_approval
 from tasks.audit import audit
 from tasks.ledger import Conflict
 from tasks.models import digest
@@ -231,7 +231,7 @@ def test_weights_that_were_recalled_do_not_become_champion_again_under_a_new_dec
     model, _ = crown(house, "b", 0.9, 4)
     promotion.recall(house.books, 2, "a session was withdrawn")
     rollback(house.books, "b was recalled", to=1)
-    with pytest.raises(UserError, match="recalled as version 2 at entry 2: a session was withdrawn"):
+    with pytest.raises(Recalled, match="recalled as version 2 at entry 2: a session was withdrawn"):
         promote(house.books, *stand(house, model, skilled(0.9), 5), reason="better again")
     assert house.books.registry.alias("champion") == 1
 
