@@ -176,9 +176,15 @@ def needs_approval(books: Books, decision: Decision) -> bool:
 
 def how_to_approve(decision: Decision, model: str = "MODEL") -> str:
     """The two commands by which a person lets a model in."""
-    sign = f"edit-r2 approve {decision.digest} --name NAME --reason WHY --out FILE"
-    act = f"edit-r2 promote {model} --profile {decision.profile} --approval FILE"
+    kind, flag = ("approval", "") if decision.promote else ("override", " --override")
+    sign = f"edit-r2 approve {decision.digest}{flag} --name NAME --reason WHY --out FILE"
+    act = f"edit-r2 promote {model} --profile {decision.profile} --{kind} FILE"
     return f"sign decision {decision.digest[:12]}: `{sign}`, then `{act}`"
+
+
+def _rolled_back(left: Entry, decision: Decision, lacks: str) -> RolledBack:
+    found = f"the rollback to version {left.version} at entry {left.index} left these weights"
+    return RolledBack(f"{found}, and {lacks}: {left.reason}", f"To take that back, {how_to_approve(decision)}")
 
 
 def heard(
@@ -190,7 +196,7 @@ def heard(
         books: where the word is kept.
         decision: what it is about.
         word: what a person signed, if anything.
-        left: the rollback that left these weights behind; only a person's word lets them come back.
+        left: the rollback that left these weights behind; only a person's word that came after it lets them come back.
 
     Raises:
         NotApproved: the policy asks for a word, and there is none.
@@ -200,12 +206,13 @@ def heard(
     back = left if decision.promote else None
     needed = back is not None or needs_approval(books, decision)
     if word is None and back is not None:
-        problem = f"the rollback to version {back.version} at entry {back.index} left these weights: {back.reason}"
-        raise RolledBack(problem, f"To take that back, {how_to_approve(decision)}")
+        raise _rolled_back(back, decision, "nobody has signed for their return")
     if word is None and needed:
         problem = f"decision {decision.digest} waits for a person's approval"
         raise NotApproved(problem, f"To let it become champion, {how_to_approve(decision)}")
     if word is None or (decision.promote and not needed):
         return None, []
     given = check_approval(word, "approve" if decision.promote else "override", decision.digest, books)
+    if left is not None and given.given < datetime.fromisoformat(left.time):
+        raise _rolled_back(left, decision, f"{given.signer} signed before that")
     return books.shelf.put(word), [given.line]

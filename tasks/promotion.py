@@ -82,7 +82,8 @@ def _promote(books: Books, candidate: Candidate, decision: Decision, reason: str
         raise UserError("the decision is not about this model, or cannot be made again", "Decide again")
     if decision.promote or word is not None:
         _not_recalled(books, candidate.digest)
-    approval, said = heard(books, decision, word, left_behind(books, candidate.digest))
+    left = left_behind(books, candidate.digest)
+    approval, said = heard(books, decision, word, left)
     statement = _release(books, candidate, decision)
     action: Action = "promote" if decision.promote else "override" if approval else "refuse"
     version = _register(books, candidate, decision.profile)
@@ -99,7 +100,7 @@ def _promote(books: Books, candidate: Candidate, decision: Decision, reason: str
         decision=decision.digest,
         approval=approval,
     )
-    entry = _enter(books, draft)
+    entry = _enter(books, draft, left)
     project(books)
     return Outcome(version, action != "refuse", decision, decision.digest, entry)
 
@@ -116,10 +117,10 @@ def _release(books: Books, candidate: Candidate, decision: Decision) -> str:
     return lineage.release(candidate.statement, books.shelf, books.identity, books.trusted, decision, records, kept)
 
 
-def _enter(books: Books, draft: Draft) -> Signed:
+def _enter(books: Books, draft: Draft, left: Entry | None) -> Signed:
     """Enter a decision; its version shows the verdict from then on, and `undecided` if it could not be entered."""
     try:
-        _not_rolled_back_meanwhile(books, draft)
+        _not_rolled_back_since(books, draft, left)
         entry = books.ledger.append(draft)
     except Conflict:
         if all(signed.entry.version != draft.version for signed in history(books)):
@@ -154,11 +155,11 @@ def left_behind(books: Books, digest: str) -> Entry | None:
     return reigns(books.ledger.chain(), books.registry.name, books.alias)[1].get(digest)
 
 
-def _not_rolled_back_meanwhile(books: Books, draft: Draft) -> None:
-    """A repeated promotion may find a rollback that came after it had asked whether a person's word is needed."""
-    left = left_behind(books, draft.model_digest)
-    if left is not None and draft.action == "promote" and draft.approval is None:
-        raise Conflict(f"entry {left.index} rolled version {draft.version} back meanwhile", "Promote it again")
+def _not_rolled_back_since(books: Books, draft: Draft, left: Entry | None) -> None:
+    """A repeated promotion may meet a rollback that came after it had asked whether a person's word is needed."""
+    now = left_behind(books, draft.model_digest)
+    if now is not None and now != left and draft.action != "refuse":
+        raise Conflict(f"entry {now.index} rolled version {draft.version} back meanwhile", "Promote it again")
 
 
 def rollback(books: Books, reason: str, leaving: int | None = None, to: int | None = None) -> Signed:
