@@ -21,7 +21,7 @@ from tasks.complaints import Complaint
 from tasks.decision import Decision
 from tasks.doctor_services import close_flow_run
 from tasks.documents import FolderShelf
-from tasks.ledger import Draft, Entry, LedgerError, Signed, champion, crownings
+from tasks.ledger import Draft, Entry, LedgerError, Signed, crownings
 from tasks.locks import Busy, file_lock, same_place
 from tasks.policy import Policy
 from tasks.projection import project
@@ -55,7 +55,7 @@ def examine(books: Books, root: Path, repair: bool = False) -> list[Complaint]:
         "versions": _versions(books, chain, repair),
         "runs": _runs(books, repair),
         "models": _pending_models(books, repair),
-        "waiting": _waiting(books, chain, repair),
+        "waiting": _waiting(books, repair),
         "documents": _documents(books, chain),
         "keys": _keys(books, root),
         "disk": _disk(books.state),
@@ -110,6 +110,8 @@ def _alias(books: Books, crowned: Sequence[Entry], newest: int, repair: bool) ->
     if named == entry.version:
         yield from _tags(books, entry, repair)
         return
+    if books.ledger.champion(entry.model, books.alias) != entry:
+        return  # a promotion came after the chain was read, and sets the alias itself
     if repair:
         before = crowned[-2].version if len(crowned) > 1 else None
         if named != before:
@@ -182,14 +184,13 @@ def _models(books: Books) -> Iterator[LoggedModel]:
         yield from pages(lambda token: client.search_logged_models(experiments, page_token=token))
 
 
-def _waiting(books: Books, chain: Sequence[Signed], repair: bool) -> Iterator[Complaint]:
+def _waiting(books: Books, repair: bool) -> Iterator[Complaint]:
     """Candidates that wait for a person on a decision against a former champion: it cannot be entered any more."""
-    if books.registry.name != settings().registry_name:
-        return  # that is where candidates stand
-    for model in (found for found in _models(books) if found.tags.get(AWAITS_TAG)):
+    waiting = [model for model in _models(books) if model.tags.get(AWAITS_TAG)]
+    for model in waiting if books.registry.name == settings().registry_name else ():  # where candidates stand
         decision = Decision.model_validate_json(books.shelf.get(model.tags[AWAITS_TAG]))
         policy = Policy.model_validate_json(books.shelf.get(decision.inputs.policy))
-        now = champion(chain, books.registry.name, policy.alias)
+        now = books.ledger.champion(books.registry.name, policy.alias)  # it may have waited since the chain was read
         if decision.champion_digest == (now.model_digest if now else None):
             continue
         if repair:

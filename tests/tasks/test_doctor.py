@@ -12,7 +12,7 @@ from mlflow_config.settings import Tag
 from tasks import doctor
 from tasks.doctor import examine
 from tasks.documents import FolderShelf
-from tasks.promotion import history, model_lock, promote
+from tasks.promotion import history, model_lock, promote, rollback
 from tasks.registry import AWAITS_TAG, UNDECIDED, VERDICT_TAG
 from tests.tasks.houses import build_house, family, sqlite_template, stand, train
 from tests.tasks.scoresets import skilled
@@ -56,6 +56,20 @@ def test_a_moved_alias_is_found_mended_and_recorded(crowned):
     assert "named version None" in history(crowned.books)[-1].entry.reason
     assert crowned.books.ledger.champion("edit-r2", "champion").version == 2
     assert seen(crowned) == []
+
+
+def test_a_promotion_during_a_visit_is_not_taken_for_a_moved_alias(crowned, monkeypatch):
+    """The visit has read the chain, then a promotion enters its decision and moves the alias."""
+    books, versions = crowned.books, type(crowned.books.registry).versions
+
+    def promoted_just_now(registry):
+        monkeypatch.undo()
+        rollback(books, "b drifts")
+        return versions(registry)
+
+    monkeypatch.setattr(type(books.registry), "versions", promoted_just_now)
+    assert seen(crowned, repair=True) == []
+    assert [signed.entry.action for signed in history(books)] == ["promote", "promote", "rollback"]
 
 
 def test_a_torn_ledger_is_mended(crowned):
