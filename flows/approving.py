@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
 from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound
 from prefect.flow_runs import pause_flow_run, resume_flow_run, suspend_flow_run
@@ -60,9 +59,7 @@ def _tell(case: Case, decision: Decision, run_id: str) -> None:
     sign = f"edit-r2 approve {decision.digest} --name NAME --reason WHY --out FILE --resume {run_id}"
     progress.say(f"waits for a person: {sign}")
     text = f"Model `{case.model.model_id}` passed the gates. To let it become {case.alias}:\n\n`{sign}`\n\n"
-    create_markdown_artifact(
-        key=f"approval-{decision.digest[:12]}", markdown=text + decision.markdown(), description="Waits for a person"
-    )
+    progress.page(f"approval-{decision.digest[:12]}", text + decision.markdown(), "Waits for a person")
 
 
 def resume(run_id: str, envelope: bytes) -> None:

@@ -168,13 +168,13 @@ def promote(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Let the gates decide on a model; exit code 3 when they refuse it, or when it waits for a person's approval."""
+    """Let the gates decide on a model; exit code 3 unless it is champion then: refused, waiting, or put aside."""
     words = {
         name: file.read_text() if file else None for name, file in (("approval", approval), ("override", override))
     }
     wanted = {"model": model, "reason": reason} | words
     made = _stage("promote", profile, as_json, debug, lambda made: made.as_json(), **wanted)
-    if made.verdict in ("refused", "waiting") and as_json:
+    if as_json and not made.in_use:
         raise typer.Exit(3)
     made.raise_for_refusal()
 

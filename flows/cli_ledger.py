@@ -71,7 +71,7 @@ def approve(
     name: Annotated[str, typer.Option(help="Your name, which is that of your key.")],
     reason: Reason,
     out: Annotated[Path, typer.Option(help="Where to write the signed approval.")],
-    new_key: Annotated[bool, typer.Option("--new-key", help="Make your key, and trust it on this machine.")] = False,
+    new_key: Annotated[bool, typer.Option("--new-key", help="Make your key; its word counts on this machine.")] = False,
     override: Annotated[bool, typer.Option(help="Allow promotion against a refusal.")] = False,
     days: Annotated[float, typer.Option(help="How long it holds.")] = 1.0,
     resume: Annotated[str | None, typer.Option(help="Also pass it to the flow run (its id) that waits for it.")] = None,
@@ -80,12 +80,11 @@ def approve(
 ) -> None:
     """Sign your approval of a decision, or an override of a refusal, with your own key."""
     from model.atomic import write_atomically
-    from tasks.approval import sign_approval
-    from tasks.signing import load_identity
+    from tasks.approval import load_person, sign_approval
 
     books, _ = open_named("edit-r2", debug)
     kind: Any = "override" if override else "approve"
-    person = load_identity(books.keys, name, create=new_key)
+    person = load_person(books.keys, name, create=new_key)
     signed = sign_approval(kind, decision, person, reason, timedelta(days=days))
     write_atomically(out, signed)
     if resume:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 from prefect import flow
 
 from flows.approving import ask
-from tasks import building, evaluation, models, parameters, promoting
+from flows.dispatch import stage
+from flows.evaluate import evaluate
+from mlflow_config.settings import Stage
+from tasks import building, models, parameters, promoting, tracking
+from tasks.evaluation import Evaluation
 from tasks.promoting import Promotion
 
 
@@ -33,11 +40,24 @@ def promote(
         approval: a signed approval of a promotion that the gates allow.
     """
     chosen = parameters.load(profile)
+    promoting.policy_of(profile)  # a mistake there shows before any work, not after it
     benchmark = building.current(chosen, "benchmark")
+    common = {"profile": profile, "parent_run": parent_run}
     candidate = models.record(model)
-    scores = evaluation.evaluate(chosen, benchmark, candidate, parent_run)
-    before = models.record(candidate.parent) if candidate.parent else None
-    parent = evaluation.evaluate(chosen, benchmark, before, parent_run) if before else None
+    scores = _judged(model=model, **common)
+    parent = _judged(model=candidate.parent, **common) if candidate.parent else None
+    champion = promoting.reigning(profile)
+    if champion is not None and champion.digest != candidate.digest:
+        _judged(model=champion.model_id, label="champion", **common)
     case = promoting.decide(chosen, benchmark, scores, parent, parent_run)
     word = approval or override or ask(case)
     return promoting.promote(case, parent_run, reason, word)
+
+
+def _judged(**arguments: Any) -> Evaluation:
+    """Scores that exist are looked up, since a run that was suspended cannot ask a subflow twice; others are made where
+    evaluations run, which is not where a promotion does."""
+    with suppress(tracking.NotFinished), tracking.only_reuse():
+        return evaluate.fn(**arguments)
+    made: Evaluation = stage(evaluate, Stage.EVALUATE, **arguments)
+    return made

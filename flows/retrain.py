@@ -13,7 +13,7 @@ from flows.promote import promote
 from flows.train_rl import train_rl
 from flows.train_sft import train_sft
 from mlflow_config.settings import Stage
-from tasks import parameters, retraining
+from tasks import parameters, promoting, retraining
 from tasks.retraining import Retraining
 
 
@@ -24,6 +24,7 @@ def retrain(profile: str = "tiny") -> Retraining:
     Every stage that was done before with the same code, parameters and inputs is reused, one that was cut off goes on.
     """
     chosen = parameters.load(profile)
+    promoting.policy_of(profile)  # a mistake there shows before the trainings, not after them
     with retraining.tracked(chosen) as parent:
         common = {"profile": profile, "parent_run": parent.run_id}
         stage(build_dataset, Stage.BUILD_DATASET, **common)

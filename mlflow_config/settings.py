@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-CHAMPION = "champion"  # alias of the version in use; a projection of the ledger
-CANDIDATE = "candidate"  # alias of the newest registered version
 MODEL_TYPE = "edit-r2"
 RETRAIN = "retrain"  # name and stage of a parent run
 EXPERIMENT = "experiment"  # name and stage of a results table's run, the parent of what it made

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tasks.audit_decision import walk_decision
 from tasks.audit_model import walk_statements
 from tasks.audit_report import AuditReport, Broken, expect
-from tasks.ledger import Entry, Signed, champion, read_chain, recalled
+from tasks.ledger import Entry, Signed, champion, latest, read_chain, recalled, spoken
 from tasks.view import View
 
 
@@ -24,7 +24,7 @@ def audit(view: View, version: int | None = None) -> AuditReport:
     chain = _ledger(report, view)
     if chain is None:
         return report
-    entry = _alias(report, view, chain) if version is None else _entry(chain, view, version)
+    entry = _alias(report, view, chain) if version is None else latest(chain, view.registry.name, version)
     if entry is None:
         with report.link("ledger", view.alias if version is None else f"version {version}"):
             known = sorted({s.entry.alias for s in chain if s.entry.model == report.model})
@@ -34,15 +34,8 @@ def audit(view: View, version: int | None = None) -> AuditReport:
     report.version, report.champion = entry.version, now is not None and now.version == entry.version
     _recall(report, view, chain, entry)
     release = walk_statements(report, view, entry)
-    walk_decision(report, view, entry, release, _signed_for(chain, entry))
+    walk_decision(report, view, entry, release, spoken(chain, entry) or entry)
     return report
-
-
-def _signed_for(chain: list[Signed], entry: Entry) -> Entry:
-    """The entry about the same decision that carries a person's word, also where a later one repeats the decision."""
-    same = (entry.model, entry.version, entry.decision)
-    about = [s.entry for s in chain if (s.entry.model, s.entry.version, s.entry.decision) == same]
-    return next((found for found in reversed(about) if found.approval), entry)
 
 
 def _ledger(report: AuditReport, view: View) -> list[Signed] | None:
@@ -73,12 +66,6 @@ def _alias(report: AuditReport, view: View, chain: list[Signed]) -> Entry | None
         named, known = view.registry.alias(view.alias), entry.version if entry else None
         expect(named == known, f"it names version {named}, the ledger says {known}")
     return entry
-
-
-def _entry(chain: list[Signed], view: View, version: int) -> Entry | None:
-    """The newest entry about a version that carries its statement."""
-    mine = [s.entry for s in chain if (s.entry.model, s.entry.version) == (view.registry.name, version)]
-    return next((entry for entry in reversed(mine) if entry.statement and entry.decision), None)
 
 
 def _recall(report: AuditReport, view: View, chain: list[Signed], entry: Entry) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from tasks import lineage
-from tasks.approval import APPROVAL_TYPE, Approval
+from tasks.approval import check_approval
 from tasks.audit_model import check_data, document
 from tasks.audit_report import AuditReport, expect
 from tasks.decision import Decision
@@ -15,7 +15,6 @@ from tasks.ledger import Entry
 from tasks.policy import Policy
 from tasks.registry import record_digest
 from tasks.scores import Scores
-from tasks.signing import verify
 from tasks.view import View
 
 
@@ -43,7 +42,9 @@ def walk_decision(report: AuditReport, view: View, entry: Entry, release: dict[s
     _scores(report, view, kept, release)
     if signed.approval:
         with report.link("approval", subject, "signed by a person, for this decision, in time"):
-            _check_approval(view, signed, kept)
+            used = datetime.fromisoformat(signed.time)
+            kind = "approve" if kept.promote else "override"
+            check_approval(document(view, signed.approval), kind, str(signed.decision), view, used)
 
 
 def _check_action(view: View, entry: Entry, kept: Decision, signed: Entry) -> None:
@@ -85,13 +86,3 @@ def _scores(report: AuditReport, view: View, kept: Decision, release: dict[str, 
 def _told(release: dict[str, Any]) -> dict[str, Any]:
     found = release["predicate"]["runDetails"]["byproducts"]
     return dict(next(item for item in found if item["name"] == "scores"))
-
-
-def _check_approval(view: View, entry: Entry, kept: Decision) -> None:
-    payload, signer = verify(document(view, str(entry.approval)), APPROVAL_TYPE, view.trusted)
-    given = Approval.model_validate(payload)
-    expect(given.signer == signer, "it is signed with another person's key")
-    expect(given.decision == entry.decision, "it is for another decision")
-    expect(given.kind == ("approve" if kept.promote else "override"), f"it is signed as {given.kind}")
-    in_time = given.given <= datetime.fromisoformat(entry.time) <= given.expires
-    expect(in_time, "it had expired when it was used")

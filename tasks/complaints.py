@@ -10,7 +10,7 @@ from typing import Literal
 class Complaint:
     """One thing that is wrong. `mended` tells whether this visit has put it right."""
 
-    kind: Literal["ledger", "alias", "version", "model", "run", "document", "key", "disk", "service"]
+    kind: Literal["ledger", "alias", "version", "model", "run", "document", "key", "disk", "service", "check"]
     subject: str
     problem: str
     remedy: str

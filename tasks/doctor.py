@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks.books import Books
 from tasks.canonical import sha256
 from tasks.complaints import Complaint
+from tasks.decision import Decision
 from tasks.doctor_services import close_flow_run
 from tasks.documents import FolderShelf
-from tasks.ledger import Draft, Entry, LedgerError, Signed, champion, read_chain
+from tasks.ledger import Draft, Entry, LedgerError, Signed, crownings
 from tasks.locks import Busy, file_lock, same_place
+from tasks.policy import Policy
 from tasks.projection import project
 from tasks.promotion import model_lock
-from tasks.registry import STATEMENT_TAG, UNDECIDED, VERDICT_TAG, pages
+from tasks.registry import AWAITS_TAG, STATEMENT_TAG, UNDECIDED, VERDICT_TAG, pages
 from tasks.settings import settings
 from tasks.signing import load_identity
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
 
 GIB = 2**30
 LEAST_FREE = 2 * GIB
@@ -39,23 +45,26 @@ def examine(books: Books, root: Path, repair: bool = False) -> list[Complaint]:
         root: the checkout, where no private key may be tracked.
         repair: mend what can be mended.
     """
-    checks: list[Callable[[], Iterator[Complaint]]] = [
-        lambda: _torn(books, repair),
-        lambda: _chain(books),
-        lambda: _aliases(books, repair),
-        lambda: _versions(books, repair),
-        lambda: _runs(books, repair),
-        lambda: _pending_models(books, repair),
-        lambda: _documents(books),
-        lambda: _keys(books, root),
-        lambda: _disk(books.state),
-    ]
-    found: list[Complaint] = []
-    for check in checks:
+    found = list(_torn(books, repair))
+    try:
+        chain = books.ledger.chain()  # once: in a bucket every entry is a request
+    except LedgerError as error:  # nothing that rests on the ledger can be judged
+        return [*found, Complaint("ledger", "chain", error.problem, error.remedy)]
+    checks: dict[str, Iterator[Complaint]] = {
+        "aliases": _aliases(books, chain, repair),
+        "versions": _versions(books, chain, repair),
+        "runs": _runs(books, repair),
+        "models": _pending_models(books, repair),
+        "waiting": _waiting(books, repair),
+        "documents": _documents(books, chain),
+        "keys": _keys(books, root),
+        "disk": _disk(books.state),
+    }
+    for name, check in checks.items():
         try:
-            found += check()
-        except LedgerError:
-            break  # `_chain` has told; nothing that rests on the ledger can be judged
+            found.extend(check)
+        except UserError as error:  # the others can still tell
+            found.append(Complaint("check", name, f"it came to no end: {error.problem}", error.remedy))
     return found
 
 
@@ -67,37 +76,51 @@ def _torn(books: Books, repair: bool) -> Iterator[Complaint]:
         yield Complaint("ledger", "last line", "it was torn by a crash before it counted", remedy, mended)
 
 
-def _chain(books: Books) -> Iterator[Complaint]:
-    try:
-        read_chain(books.shelf.lines(), books.keys)
-    except LedgerError as error:
-        yield Complaint("ledger", "chain", error.problem, error.remedy)
-        raise
-
-
-def _aliases(books: Books, repair: bool) -> Iterator[Complaint]:
-    """Aliases that do not name the ledger's champion; a repair is itself entered into the ledger."""
-    chain, registry = books.ledger.chain(), books.registry
+def _aliases(books: Books, chain: Sequence[Signed], repair: bool) -> Iterator[Complaint]:
+    """Aliases that do not name the ledger's champion."""
+    registry = books.registry
+    numbers = {version.number for version in registry.versions()}
+    lost = False
     for alias in sorted({signed.entry.alias for signed in chain if signed.entry.model == registry.name}):
-        entry, named = champion(chain, registry.name, alias), registry.alias(alias)
-        if entry is None:
-            continue
-        if named == entry.version:
-            yield from _tags(replace(books, alias=alias), entry, repair)
-            continue
-        problem = f"it names version {named}, the ledger says {entry.version}"
-        if repair:
-            fields = entry.model_dump(include=set(Draft.model_fields)) | {"approval": None, "actor": books.actor}
-            reason = f"alias {alias} named version {named} after entry {len(chain) - 1}"
-            books.ledger.append(Draft.model_validate(fields | {"action": "repair", "reason": reason}))
-            project(replace(books, alias=alias))
-        yield Complaint("alias", alias, problem, "Run `edit-r2 doctor --repair`", repair)
+        crowned = crownings(chain, registry.name, alias)
+        if crowned and crowned[-1].version not in numbers:
+            lost = True
+            problem = f"the ledger made it {alias}, and MLflow's registry does not hold it any more"
+            remedy = "Restore MLflow's database, or make another champion: `edit-r2 rollback --to VERSION`"
+            yield Complaint("version", str(crowned[-1].version), problem, remedy)
+        elif crowned:
+            yield from _alias(replace(books, alias=alias), crowned, len(chain) - 1, repair)
     head = registry.head()
-    if chain and (head is None or head[0] < len(chain) - 1) and not repair:
-        remedy = "Run `edit-r2 doctor --repair`"
-        yield Complaint("ledger", "newest entry", "the registry has not seen it", remedy)
-    if repair and chain:
+    if chain and not lost and (head is None or head[0] < len(chain) - 1):
+        if repair:
+            project(books)
+        else:
+            remedy = "Run `edit-r2 doctor --repair`"
+            yield Complaint("ledger", "newest entry", "the registry has not seen it", remedy)
+
+
+def _alias(books: Books, crowned: Sequence[Entry], newest: int, repair: bool) -> Iterator[Complaint]:
+    """One alias against the entries that made its champions, the last of which it should name.
+
+    A promotion enters its decision first and moves the alias then, so an alias that still names the champion before is
+    explained by the ledger: the promotion is under way or was cut off, and only has to be finished. Any other move is
+    some hand's, and its repair is itself entered.
+    """
+    entry, named = crowned[-1], books.registry.alias(books.alias)
+    if named == entry.version:
+        yield from _tags(books, entry, repair)
+        return
+    if books.ledger.champion(entry.model, books.alias) != entry:
+        return  # a promotion came after the chain was read, and sets the alias itself
+    if repair:
+        before = crowned[-2].version if len(crowned) > 1 else None
+        if named != before:
+            fields = entry.model_dump(include=set(Draft.model_fields)) | {"approval": None, "actor": books.actor}
+            reason = f"alias {books.alias} named version {named} after entry {newest}"
+            books.ledger.append(Draft.model_validate(fields | {"action": "repair", "reason": reason}))
         project(books)
+    problem = f"it names version {named}, the ledger says {entry.version}"
+    yield Complaint("alias", books.alias, problem, "Run `edit-r2 doctor --repair`", repair)
 
 
 def _tags(books: Books, entry: Entry, repair: bool) -> Iterator[Complaint]:
@@ -109,14 +132,15 @@ def _tags(books: Books, entry: Entry, repair: bool) -> Iterator[Complaint]:
         yield Complaint("version", str(entry.version), problem, "Run `edit-r2 doctor --repair`", repair)
 
 
-def _versions(books: Books, repair: bool) -> Iterator[Complaint]:
+def _versions(books: Books, chain: Sequence[Signed], repair: bool) -> Iterator[Complaint]:
     """Versions that were registered by a promotion that never came to its entry in the ledger."""
+    known = _decided(books, chain)
     for version in books.registry.versions():
-        if version.tags.get(VERDICT_TAG) == UNDECIDED:
+        if version.number in known or version.tags.get(VERDICT_TAG) == UNDECIDED:
             continue
         try:
             with model_lock(books, version.model_id, wait=0):  # its promotion may be under way
-                if any(signed.entry.version == version.number for signed in _own(books)):
+                if version.number in _decided(books, books.ledger.chain()):  # or has ended since the chain was read
                     continue
                 if repair:
                     books.registry.tag(version.number, VERDICT_TAG, UNDECIDED)
@@ -127,8 +151,8 @@ def _versions(books: Books, repair: bool) -> Iterator[Complaint]:
         yield Complaint("version", str(version.number), problem, remedy, repair)
 
 
-def _own(books: Books) -> list[Signed]:
-    return [signed for signed in books.ledger.chain() if signed.entry.model == books.registry.name]
+def _decided(books: Books, chain: Sequence[Signed]) -> set[int]:
+    return {signed.entry.version for signed in chain if signed.entry.model == books.registry.name}
 
 
 def _runs(books: Books, repair: bool) -> Iterator[Complaint]:
@@ -153,13 +177,32 @@ def _runs(books: Books, repair: bool) -> Iterator[Complaint]:
             yield Complaint("run", run.info.run_id[:12], problem, "Run `edit-r2 doctor --repair`", repair)
 
 
+def _models(books: Books) -> Iterator[LoggedModel]:
+    """Every logged model of this project."""
+    client, experiments = books.registry.client, list(books.registry.experiments())
+    if experiments:
+        yield from pages(lambda token: client.search_logged_models(experiments, page_token=token))
+
+
+def _waiting(books: Books, repair: bool) -> Iterator[Complaint]:
+    """Candidates that wait for a person on a decision against a former champion: it cannot be entered any more."""
+    waiting = [model for model in _models(books) if model.tags.get(AWAITS_TAG)]
+    for model in waiting if books.registry.name == settings().registry_name else ():  # where candidates stand
+        decision = Decision.model_validate_json(books.shelf.get(model.tags[AWAITS_TAG]))
+        policy = Policy.model_validate_json(books.shelf.get(decision.inputs.policy))
+        now = books.ledger.champion(books.registry.name, policy.alias)  # it may have waited since the chain was read
+        if decision.champion_digest == (now.model_digest if now else None):
+            continue
+        if repair:
+            books.registry.client.set_logged_model_tags(model.model_id, {AWAITS_TAG: ""})
+        problem = "it waits for a person on a decision against a former champion"
+        yield Complaint("model", model.model_id, problem, "Run `edit-r2 doctor --repair`", repair)
+
+
 def _pending_models(books: Books, repair: bool) -> Iterator[Complaint]:
     """Logged models whose files never came whole, of runs that are over."""
     client = books.registry.client
-    experiments = list(books.registry.experiments())
-    if not experiments:
-        return
-    for model in pages(lambda token: client.search_logged_models(experiments, page_token=token)):
+    for model in _models(books):
         if model.status != "PENDING":
             continue
         run = client.get_run(model.source_run_id) if model.source_run_id else None
@@ -171,10 +214,9 @@ def _pending_models(books: Books, repair: bool) -> Iterator[Complaint]:
         yield Complaint("model", model.model_id, problem, "Run `edit-r2 doctor --repair`", repair)
 
 
-def _documents(books: Books) -> Iterator[Complaint]:
+def _documents(books: Books, chain: Sequence[Signed]) -> Iterator[Complaint]:
     """Documents that entries name and that are missing or altered."""
-    for signed in _own(books):
-        entry = signed.entry
+    for entry in (signed.entry for signed in chain if signed.entry.model == books.registry.name):
         for kind in ("statement", "decision", "approval"):
             digest = getattr(entry, kind)
             try:
@@ -187,7 +229,7 @@ def _documents(books: Books) -> Iterator[Complaint]:
 
 def _keys(books: Books, root: Path) -> Iterator[Complaint]:
     """Private keys that others can read or that git tracks, and pairs that do not match."""
-    for path in sorted(books.keys.glob("*.pem")):
+    for path in sorted(books.keys.rglob("*.pem")):
         if path.name.endswith(".pub.pem"):
             continue
         if path.stat().st_mode & 0o077:

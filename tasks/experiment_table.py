@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table as Grid
 
 from model.atomic import write_atomically
-from tasks import experiment_page, experiment_plots, report, tracking
+from tasks import experiment_page, experiment_plots, progress, report, tracking
 from tasks import experiment_statistics as statistics
 from tasks.experiment import Experiment
 from tasks.experiment_measured import Estimates, Measured, Row, measure
@@ -134,11 +134,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _summarise(found: Measured, reading: Sequence[str]) -> None:
-    """The markdown page of the flow run in Prefect; outside one there is none."""
-    from prefect.artifacts import create_markdown_artifact
-    from prefect.runtime import flow_run
-
-    if flow_run.id:
-        lines = [f"* {line}" for line in reading]
-        text = "\n".join([f"## {experiment_page.headline(found)}", "", *experiment_page.scores(found), "", *lines])
-        create_markdown_artifact(key=f"experiment-{found.profile}", markdown=text, description="What it came to")
+    """The markdown page of the flow run in Prefect."""
+    lines = [f"* {line}" for line in reading]
+    text = "\n".join([f"## {experiment_page.headline(found)}", "", *experiment_page.scores(found), "", *lines])
+    progress.page(f"experiment-{found.profile}", text, "What it came to")

@@ -25,7 +25,7 @@ from tasks.pedigree import Pedigree, pedigree, tree
 from tasks.picture import draw
 from tasks.redaction import leaks, redact
 from tasks.registry import Version
-from tasks.signing import WEIGHTS_SIGNATURE
+from tasks.signing import PEOPLE, WEIGHTS_SIGNATURE, trusted_keys
 from tasks.view import SNAPSHOT, RegistryView, View, exported
 
 TEXTS = (".json", ".jsonl", ".md", ".txt", ".svg")
@@ -117,8 +117,8 @@ def _write(view: View, noting: _Noting, found: Pedigree, report: AuditReport, fo
     write_atomically(shelf.file, b"".join(line + b"\n" for line in view.shelf.lines()))
     for digest in sorted(noting.documents):
         shelf.put(view.shelf.get(digest))
-    for key in sorted(view.keys.glob("*.pub.pem")):
-        write_atomically(folder / "keys" / key.name, key.read_bytes())
+    for key in sorted(view.keys.rglob("*.pub.pem")):  # those of people too: an audit checks what they signed
+        write_atomically(folder / "keys" / key.relative_to(view.keys), key.read_bytes())
     model_id = found.generations[0].internal["model_id"]
     if weights:
         with view.registry.model_folder(model_id) as source:
@@ -170,7 +170,8 @@ def _texts(view: View, found: Pedigree, report: AuditReport) -> Iterator[tuple[s
 
 
 def _guide(view: View, found: Pedigree) -> str:
-    keys = "\n".join(f"- `{name}`: `{key.keyid}`" for name, key in view.trusted.items())
+    people = {f"{PEOPLE}/{name}": key for name, key in trusted_keys(view.keys / PEOPLE).items()}
+    keys = "\n".join(f"- `{name}`: `{key.keyid}`" for name, key in (view.trusted | people).items())
     model_id = found.generations[0].internal["model_id"]
     return f"""# {found.model}, version {found.entry.version}: how to verify this folder
 

@@ -120,8 +120,46 @@ def champion(chain: Sequence[Signed], model: str, alias: str) -> Entry | None:
     return next((signed.entry for signed in reversed(chain) if _crowns(signed.entry, model, alias)), None)
 
 
+def crownings(chain: Sequence[Signed], model: str, alias: str) -> list[Entry]:
+    """Every entry that made a champion, the present one last."""
+    return [signed.entry for signed in chain if _crowns(signed.entry, model, alias)]
+
+
 def _crowns(entry: Entry, model: str, alias: str) -> bool:
     return entry.action in CROWNING and (entry.model, entry.alias) == (model, alias)
+
+
+def reigns(chain: Sequence[Signed], model: str, alias: str) -> tuple[list[Entry], dict[str, Entry]]:
+    """Who was champion, in order, and what rollbacks have left behind.
+
+    Returns:
+        The entries that crowned a version, without those that a rollback has left behind since; and, by digest of its
+        weights, the rollback that left a version behind, unless something has crowned those weights again.
+    """
+    standing: list[Entry] = []
+    left: dict[str, Entry] = {}
+    for entry in crownings(chain, model, alias):
+        if entry.action == "rollback":
+            back = max((index for index, reign in enumerate(standing) if reign.version == entry.version), default=-1)
+            left |= dict.fromkeys((reign.model_digest for reign in standing[back + 1 :]), entry)
+            del standing[back + 1 :]
+        else:
+            standing.append(entry)
+        left.pop(entry.model_digest, None)
+    return standing, left
+
+
+def latest(chain: Sequence[Signed], model: str, version: int) -> Entry | None:
+    """The newest entry about a version that names its statement and the decision on it."""
+    said = (signed.entry for signed in reversed(chain) if signed.entry.statement and signed.entry.decision)
+    return next((entry for entry in said if (entry.model, entry.version) == (model, version)), None)
+
+
+def spoken(chain: Sequence[Signed], entry: Entry) -> Entry | None:
+    """The entry about the same decision that carries a person's word, also where a later one repeats the decision."""
+    same = (entry.model, entry.version, entry.decision)
+    about = (signed.entry for signed in reversed(chain))
+    return next((e for e in about if e.approval and (e.model, e.version, e.decision) == same), None)
 
 
 def recalled(chain: Sequence[Signed], model: str) -> dict[int, Entry]:
@@ -155,13 +193,15 @@ class Ledger:
         return champion(self.chain(), model, alias)
 
     def append(self, draft: Draft) -> Signed:
-        """Enter a draft, redacted. An act that the ledger holds already is not entered twice.
+        """Enter a draft, its free text redacted. An act that the ledger holds already is not entered twice.
+
+        Names and digests stay as they are: where a secret happens to equal one, another model would be entered.
 
         Raises:
             Conflict: the draft would change the champion, and the champion is not the expected one (any more).
             LedgerError: the ledger does not hold, so nothing may be added to it.
         """
-        draft = Draft.model_validate(redact(draft.model_dump()))
+        draft = draft.model_copy(update=redact({"reason": draft.reason, "actor": draft.actor}))
         for attempt in range(ATTEMPTS):
             chain = self.chain()
             done = _already(chain, draft)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from data.errors import UserError
 from tasks import lineage
-from tasks.approval import APPROVAL_TYPE, Approval
+from tasks.approval import Approval, read_approval
 from tasks.decision import Decision
-from tasks.ledger import Entry, Signed, champion, read_chain, recalled
+from tasks.ledger import Entry, champion, latest, read_chain, recalled, spoken
 from tasks.scores import Scores
-from tasks.signing import verify
 from tasks.stores import mentions
 from tasks.view import View
 
@@ -92,11 +91,11 @@ def pedigree(view: View, version: int | None = None) -> Pedigree:
     if version is None:
         entry = champion(chain, view.registry.name, view.alias)
     else:
-        mine = [signed.entry for signed in chain if signed.entry.version == version and signed.entry.decision]
-        entry = mine[-1] if mine else None
+        entry = latest(chain, view.registry.name, version)
     if entry is None:
         what = f"version {version}" if version else f"{view.registry.name}@{view.alias}"
         raise UserError(f"the ledger knows no {what}", "See `edit-r2 history`")
+    said = spoken(chain, entry)
     release = lineage.opened(str(entry.statement), view.shelf, view.trusted)
     decision = Decision.model_validate_json(view.shelf.get(str(entry.decision)))
     withdrawn = recalled(chain, view.registry.name).get(entry.version)
@@ -109,19 +108,8 @@ def pedigree(view: View, version: int | None = None) -> Pedigree:
         scores=Scores.model_validate_json(view.shelf.get(decision.inputs.candidate)),
         decision=decision,
         recalled=withdrawn.reason if withdrawn else None,
-        word=_word(view, chain, entry),
+        word=read_approval(view.shelf.get(str(said.approval)), view) if said else None,
     )
-
-
-def _word(view: View, chain: Sequence[Signed], entry: Entry) -> Approval | None:
-    """What a person signed for the decision on a version, also where a rollback has brought that version back."""
-    mine = [
-        signed.entry for signed in chain if (signed.entry.model, signed.entry.version) == (entry.model, entry.version)
-    ]
-    given = next(
-        (found.approval for found in reversed(mine) if found.approval and found.decision == entry.decision), None
-    )
-    return Approval.model_validate(verify(view.shelf.get(given), APPROVAL_TYPE, view.trusted)[0]) if given else None
 
 
 def _generations(view: View, statement: str | None) -> Iterator[Generation]:
@@ -174,7 +162,8 @@ def who_used(view: View, wanted: str) -> list[tuple[int, str]]:
             model, a lock or a commit. Sessions and pictures are looked up in DVC's cache and folder remote.
     """
     chain = read_chain(view.shelf.lines(), view.keys)
-    versions = sorted({signed.entry.version for signed in chain if signed.entry.statement and signed.entry.decision})
+    mine = {signed.entry.version for signed in chain if signed.entry.model == view.registry.name}
+    versions = [version for version in sorted(mine) if latest(chain, view.registry.name, version)]
     found = {version: next(_named(view, pedigree(view, version), wanted), None) for version in versions}
     return [(version, named) for version, named in found.items() if named]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import mlflow_config
 from data.errors import UserError
+from data.parameters import merge
 from model.atomic import write_atomically
 from tasks.canonical import canonical, sha256
 from tasks.comparison import Axis
 
+PROFILE_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 POLICY_FILE = Path(mlflow_config.__file__).with_name("gates.yaml")
 Metric = Literal["IF", "CC", "GA", "GA_cumulative", "success", "session_success"]
 Level = Literal["refuse", "warn", "off"]
@@ -96,21 +99,16 @@ class Policy(_Section):
         return sha256(self.document())
 
 
-def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with mappings merged key by key and everything else replaced."""
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
 def load_policy(profile: str, path: Path = POLICY_FILE) -> Policy:
     """The rules for a profile; one that the file does not name gets the defaults and a champion of its own.
 
     Raises:
-        UserError: missing file, text that is no YAML mapping, or an unknown or invalid key, which it names.
+        UserError: missing file, text that is no YAML mapping, an unknown or invalid key, which it names, or a profile
+            whose name cannot be part of an alias or of the key of a page in Prefect.
     """
+    if not PROFILE_NAME.fullmatch(profile):
+        problem = f"profile {profile!r} cannot have a champion: its name is part of an alias and of the keys of pages"
+        raise UserError(problem, "Rename it in params.yaml: lower-case letters, digits and dashes")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         changes = raw["profiles"].get(profile, {"alias": f"champion-{profile}"}) or {}

@@ -34,6 +34,26 @@ def be_quiet() -> None:
     console.quiet = True
 
 
+def page(key: str, markdown: str, description: str) -> None:
+    """Show a page in Prefect; outside a flow run there is none.
+
+    One that cannot be shown is only said to be missing: what it tells of has happened, and must not pass for failed.
+
+    Args:
+        key: of the artifact; lower-case letters, digits and dashes.
+        markdown: what the page shows.
+        description: what it is.
+    """
+    if not _in_flow():
+        return
+    from prefect.artifacts import create_markdown_artifact
+
+    try:
+        create_markdown_artifact(key=key, markdown=markdown, description=description)
+    except Exception as error:
+        say(f"[yellow]no page[/yellow] {key} in Prefect: {error}")
+
+
 @contextmanager
 def shown(title: str, key: str) -> Iterator[Advance]:
     """Show the progress of one stage.

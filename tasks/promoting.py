@@ -28,7 +28,8 @@ from tasks.work import work
 class Case:
     """A candidate with the decision on it, before anything is entered; without one it is champion already.
 
-    `waits` tells that the gates let it pass and that the policy asks for a person's signature.
+    `waits` tells that the gates let it pass and that the policy asks for a person's signature. What a person rolled
+    back does not wait: nobody is asked again, though somebody may sign.
     """
 
     alias: str
@@ -40,9 +41,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Promotion:
-    """What became of a candidate. `verdict`: promoted, refused, waiting (for a person) or unchanged (it was champion).
+    """What became of a candidate.
 
-    A candidate has a `version` once something about it was entered into the ledger.
+    `verdict`: promoted, refused, waiting (for a person), rolled back (a rollback had left these weights, and nobody has
+    signed for their return), recalled (as these weights were before) or unchanged (it was champion). A candidate has a
+    `version` once something about it was entered into the ledger.
     """
 
     verdict: str
@@ -64,7 +67,14 @@ class Promotion:
         stays = f"version {self.champion} stays {self.alias}" if self.champion else "there is no champion"
         if self.verdict == "waiting":
             return f"model {self.model_id} passed the gates and waits for a person's approval; {stays}"
+        if self.verdict in ("rolled back", "recalled"):
+            return f"model {self.model_id} is made of weights that were {self.verdict}; {stays}"
         return f"version {self.version} was refused; {stays}"
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the candidate is champion now."""
+        return self.verdict in ("promoted", "unchanged")
 
     def as_json(self) -> dict[str, Any]:
         """For machines, without the long text."""
@@ -72,7 +82,7 @@ class Promotion:
 
     def raise_for_refusal(self) -> None:
         """Raise Refused unless the candidate is champion now."""
-        if self.verdict in ("refused", "waiting"):
+        if not self.in_use:
             raise Refused(self.line, "; ".join(self.reasons) or "See the decision in MLflow")
 
 
@@ -88,29 +98,31 @@ def decide(
 
     Args:
         parameters: the profile; its policy, benchmark and evaluation count.
-        benchmark: what everybody is compared on; the champion is evaluated on it when it has not been yet.
+        benchmark: what everybody is compared on; the champion's scores on it are looked up.
         candidate: scores of the model that stands for promotion.
         parent: scores of the model that it was trained from; they stand in for a missing champion.
         parent_run: MLflow run of the retraining.
 
     Raises:
-        UserError: the model was made for another profile, or its statement or scores do not hold.
+        UserError: the model was made for another profile, its statement or scores do not hold, or the champion has
+            no scores on this benchmark.
     """
     from tasks import projection
     from tasks.approval import needs_approval
     from tasks.candidacy import Standing, assess
+    from tasks.promotion import left_behind
 
-    policy = _policy(parameters.profile)
+    policy = policy_of(parameters.profile)
     books = open_books(alias=policy.alias)
     model = models.record(candidate.model_id)
     own = books.registry.model_tags(candidate.model_id).get(Tag.PROFILE)
     if own not in (None, parameters.profile):
         problem = f"model {candidate.model_id} is of profile {own}, and would be judged as one of {parameters.profile}"
         raise UserError(problem, f"Run again with --profile {own}")
-    reigning = books.ledger.champion(books.registry.name, books.alias)
-    if reigning is not None and reigning.model_digest == model.digest:
+    current = books.ledger.champion(books.registry.name, books.alias)
+    if current is not None and current.model_digest == model.digest:
         projection.project(books)
-        return Case(books.alias, model, None, reigning.version)
+        return Case(books.alias, model, None, current.version)
     locked, pushed = _data_state(parameters.profile)
     standing = Standing(
         candidate=_proven(books, candidate, parameters, benchmark, model),
@@ -121,10 +133,10 @@ def decide(
         pushed=pushed,
     )
     decision = assess(books, policy, model, standing)
-    waits = needs_approval(books, decision)
+    waits = needs_approval(books, decision) and left_behind(books, model.digest) is None
     if waits:  # retention leaves alone what waits
         tracking.client().set_logged_model_tags(model.model_id, {AWAITS_TAG: decision.digest})
-    return Case(books.alias, model, decision, reigning.version if reigning else None, waits)
+    return Case(books.alias, model, decision, current.version if current else None, waits)
 
 
 @work("promote")
@@ -137,28 +149,43 @@ def promote(case: Case, parent_run: str | None = None, reason: str = "retrained"
         reason: why now, in a sentence.
         word: what a person signed with `edit-r2 approve`: an approval, or an override of a refusal.
     """
+    from tasks.approval import Barred, how_to_approve
     from tasks.candidacy import enter
 
     if case.decision is None:
         return Promotion("unchanged", case.champion, case.alias, case.model.model_id, case.champion, (), None, "")
     if case.waits and word is None:
         made = _made(case, case.decision, "waiting", None)
-        made = replace(made, reasons=(_how_to_approve(case.model, case.decision),))
+        made = replace(made, reasons=(how_to_approve(case.decision, case.model.model_id),))
     else:
-        outcome = enter(
-            open_books(alias=case.alias), case.model, case.decision, reason, word.encode() if word else None
-        )
-        made = _made(case, case.decision, "promoted" if outcome.promoted else "refused", outcome.version)
-        tracking.client().set_logged_model_tags(case.model.model_id, {AWAITS_TAG: ""})
+        signed = word.encode() if word else None
+        try:
+            outcome = enter(open_books(alias=case.alias), case.model, case.decision, reason, signed)
+        except Barred as error:  # a verdict, not a failure: every retraining that changes nothing comes to it
+            made = replace(_made(case, case.decision, error.verdict, None), reasons=(error.problem, error.remedy))
+        else:
+            made = _made(case, case.decision, "promoted" if outcome.promoted else "refused", outcome.version)
+            tracking.client().set_logged_model_tags(case.model.model_id, {AWAITS_TAG: ""})
     if parent_run:
         _keep(parent_run, made, case.decision.document().decode())
     return made
 
 
-def _policy(profile: str) -> Policy:
-    """The rules of a profile; the settings may ask for approval where the file does not."""
+def policy_of(profile: str) -> Policy:
+    """The rules of a profile; the settings may ask for approval where the file does not.
+
+    Raises:
+        UserError: see `load_policy`.
+    """
     policy = load_policy(profile)
     return policy.model_copy(update={"approval": "required"}) if settings().approval_required else policy
+
+
+def reigning(profile: str) -> ModelRecord | None:
+    """The model that is champion of a profile by the ledger, None when there is none."""
+    from tasks.candidacy import champion_model
+
+    return champion_model(open_books(alias=policy_of(profile).alias))
 
 
 def _made(case: Case, decision: Decision, verdict: str, version: int | None) -> Promotion:
@@ -174,20 +201,19 @@ def _made(case: Case, decision: Decision, verdict: str, version: int | None) -> 
     )
 
 
-def _how_to_approve(model: ModelRecord, decision: Decision) -> str:
-    sign = f"edit-r2 approve {decision.digest} --name NAME --reason WHY --out FILE"
-    act = f"edit-r2 promote {model.model_id} --profile {decision.profile} --approval FILE"
-    return f"sign decision {decision.digest[:12]}: `{sign}`, then `{act}`"
-
-
 def _champion_scores(parameters: Parameters, benchmark: Dataset, books: Books, parent_run: str | None) -> Scores | None:
-    """Scores of the present champion on this benchmark; they are in MLflow already unless the benchmark is new."""
+    """Scores of the present champion on this benchmark, None when there is no champion."""
     from tasks.candidacy import champion_model
 
     champion = champion_model(books)
     if champion is None:
         return None
-    found: Evaluation = evaluation.evaluate.fn(parameters, benchmark, replace(champion, name="champion"), parent_run)
+    try:
+        with tracking.only_reuse():  # a decision takes no GPU: whoever asks for it has had the champion evaluated
+            found: Evaluation = evaluation.evaluate.fn(parameters, benchmark, champion, parent_run, "champion")
+    except tracking.NotFinished as error:
+        problem = f"the champion, model {champion.model_id}, has no scores on {benchmark.title} {benchmark.digest[:12]}"
+        raise UserError(problem, "Run `edit-r2 promote` again: another may have become champion just now") from error
     return _proven(books, found, parameters, benchmark, champion)
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks import lineage
-from tasks.approval import heard
+from tasks.approval import Recalled, heard
 from tasks.books import Books
 from tasks.decision import Decision
 from tasks.filing import remake, verify_model
-from tasks.ledger import Action, Conflict, Draft, Signed, champion, recalled
+from tasks.ledger import Action, Conflict, Draft, Entry, Signed, champion, latest, recalled, reigns
 from tasks.locks import file_lock
 from tasks.projection import project
 from tasks.registry import RECALLED_TAG, STATEMENT_TAG, UNDECIDED, VERDICT_TAG, record_digest
@@ -61,7 +61,9 @@ def promote(books: Books, candidate: Candidate, decision: Decision, reason: str,
     Raises:
         Conflict: the champion is no longer the one that the decision was made against.
         NotApproved: the policy asks for an approval, and there is none.
-        UserError: statement, files, approval or override do not hold, or the same weights were recalled.
+        RolledBack: the weights were champion until a rollback left them, and no person has signed for their return.
+        Recalled: the same weights were recalled.
+        UserError: statement, files, approval or override do not hold.
     """
     with model_lock(books, candidate.model_id):
         return _promote(books, candidate, decision, reason, word)
@@ -78,11 +80,12 @@ def _promote(books: Books, candidate: Candidate, decision: Decision, reason: str
     verify_model(books, candidate.model_id, candidate.digest, candidate.statement)
     if decision.model_digest != candidate.digest or remake(books.shelf, decision.digest)[1] != decision:
         raise UserError("the decision is not about this model, or cannot be made again", "Decide again")
-    approval, said = heard(books, decision, word)
+    if decision.promote or word is not None:
+        _not_recalled(books, candidate.digest)
+    left = left_behind(books, candidate.digest)
+    approval, said = heard(books, decision, word, left)
     statement = _release(books, candidate, decision)
     action: Action = "promote" if decision.promote else "override" if approval else "refuse"
-    if action != "refuse":
-        _not_recalled(books, candidate.digest)
     version = _register(books, candidate, decision.profile)
     draft = Draft(
         action=action,
@@ -97,7 +100,7 @@ def _promote(books: Books, candidate: Candidate, decision: Decision, reason: str
         decision=decision.digest,
         approval=approval,
     )
-    entry = _enter(books, draft)
+    entry = _enter(books, draft, left)
     project(books)
     return Outcome(version, action != "refuse", decision, decision.digest, entry)
 
@@ -114,10 +117,10 @@ def _release(books: Books, candidate: Candidate, decision: Decision) -> str:
     return lineage.release(candidate.statement, books.shelf, books.identity, books.trusted, decision, records, kept)
 
 
-def _enter(books: Books, draft: Draft) -> Signed:
+def _enter(books: Books, draft: Draft, left: Entry | None) -> Signed:
     """Enter a decision; its version shows the verdict from then on, and `undecided` if it could not be entered."""
     try:
-        _not_rolled_back(books, draft)
+        _not_rolled_back_since(books, draft, left)
         entry = books.ledger.append(draft)
     except Conflict:
         if all(signed.entry.version != draft.version for signed in history(books)):
@@ -141,17 +144,22 @@ def _not_recalled(books: Books, digest: str) -> None:
     for version, entry in recalled(books.ledger.chain(), books.registry.name).items():
         if entry.model_digest == digest:
             problem = f"these weights were recalled as version {version} at entry {entry.index}: {entry.reason}"
-            raise UserError(problem, "Train another model: what was recalled does not become champion again")
+            raise Recalled(problem, "Train another model: what was recalled does not become champion again")
 
 
-def _not_rolled_back(books: Books, draft: Draft) -> None:
-    """A retry must not undo a rollback: the same decision crowns a version once."""
-    chain = [signed.entry for signed in books.ledger.chain()]
-    crowned = [entry for entry in chain if entry.operation == draft.operation]
-    current = books.ledger.champion(draft.model, draft.alias)
-    if crowned and draft.action != "refuse" and current is not None and current.operation != draft.operation:
-        problem = f"version {draft.version} was promoted by this decision at entry {crowned[-1].index} and replaced"
-        raise Conflict(problem, "Evaluate and decide again, or use `edit-r2 rollback --to VERSION`")
+def left_behind(books: Books, digest: str) -> Entry | None:
+    """The rollback that left these weights behind, if nothing has crowned them since.
+
+    It goes by the weights: a retraining that changed nothing makes the same ones, and a decision on them that is new.
+    """
+    return reigns(books.ledger.chain(), books.registry.name, books.alias)[1].get(digest)
+
+
+def _not_rolled_back_since(books: Books, draft: Draft, left: Entry | None) -> None:
+    """A repeated promotion may meet a rollback that came after it had asked whether a person's word is needed."""
+    now = left_behind(books, draft.model_digest)
+    if now is not None and now != left and draft.action != "refuse":
+        raise Conflict(f"entry {now.index} rolled version {draft.version} back meanwhile", "Promote it again")
 
 
 def rollback(books: Books, reason: str, leaving: int | None = None, to: int | None = None) -> Signed:
@@ -196,38 +204,34 @@ def _left(chain: list[Signed], digest: str | None) -> int | None:
 
 def _earlier(chain: list[Signed], books: Books, leaving: int, to: int | None) -> Draft:
     """The entry that crowned the version to restore: `to`, or the newest one before that was not itself left since."""
-    reigns: list[Draft] = []
-    for signed in chain:
-        if signed.entry.alias == books.alias and signed.entry.model == books.registry.name:
-            if signed.entry.action in ("promote", "override"):
-                reigns.append(signed.entry)
-            elif signed.entry.action == "rollback":
-                reigns = _until(reigns, signed.entry)
-    wanted = [entry for entry in reigns if entry.version != leaving and (to is None or entry.version == to)]
+    standing, _ = reigns(chain, books.registry.name, books.alias)
+    wanted = [entry for entry in standing if entry.version != leaving and (to is None or entry.version == to)]
     if not wanted:
         what = f"version {to} was never champion" if to else "there is no champion before this one"
         raise UserError(what, "See `edit-r2 history`")
     return wanted[-1]
 
 
-def _until(reigns: list[Draft], back: Draft) -> list[Draft]:
-    """Reigns that a rollback leaves behind it: everything up to the version that it restored."""
-    last = max(index for index, entry in enumerate(reigns) if entry.version == back.version)
-    return reigns[: last + 1]
-
-
 def recall(books: Books, version: int, reason: str) -> Signed:
-    """Mark a version as recalled, with the reason; whoever looks at it sees it, and no rollback restores it."""
-    found = books.registry.version(version)
+    """Mark a version as recalled, with the reason; whoever looks at it sees it, and no rollback restores it.
+
+    Raises:
+        UserError: there is no such version, or nothing in the ledger says which weights it holds: a tag may be altered.
+    """
+    books.registry.version(version)
+    known = latest(books.ledger.chain(), books.registry.name, version)
+    if known is None:
+        problem = f"the ledger has no decision on version {version}, so nothing says which weights it holds"
+        raise UserError(problem, "Let the gates decide on its model first: `edit-r2 promote MODEL`")
     draft = Draft(
         action="recall",
         model=books.registry.name,
         alias=books.alias,
         version=version,
-        model_digest=found.tags[Tag.DIGEST],
+        model_digest=known.model_digest,
         actor=books.actor,
         reason=reason,
-        statement=found.tags.get(STATEMENT_TAG),
+        statement=known.statement,
     )
     entry = books.ledger.append(draft)
     books.registry.tag(version, RECALLED_TAG, entry.entry.reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -74,7 +74,7 @@ def close_dead(profile: str) -> None:
 def conclude(
     run: tracking.ActiveRun, parameters: Parameters, scores: Sequence[Evaluation], decision: Promotion
 ) -> Retraining:
-    """Write the report, put the outcome on record, and return it."""
+    """Write the report and put the outcome on record, again where a reused run tells of another one; and return it."""
     made = Retraining(parameters.profile, run.run_id, run.experiment_id, tuple(scores), decision)
     handed_on = {
         "models": {found.name: found.model_id for found in scores},
@@ -82,10 +82,18 @@ def conclude(
         "promotion": decision.as_json(),
     }
     if not run.reused:
+        _log_scores(run, scores)
+    if _is_news(run.result.get("promotion", {}), decision):
         _publish(run, made)
         run.finish(handed_on)
     _summarise(made)
     return made
+
+
+def _is_news(told: Mapping[str, Any], found: Promotion) -> bool:
+    """Whether a run's result tells of another verdict: a reused run was perhaps waiting, or was rolled back since."""
+    still = found.verdict == "unchanged" and told.get("verdict") in ("promoted", "unchanged")
+    return not still and (told.get("verdict"), told.get("decision")) != (found.verdict, found.decision)
 
 
 def _publish(run: tracking.ActiveRun, made: Retraining) -> None:
@@ -100,7 +108,10 @@ def _publish(run: tracking.ActiveRun, made: Retraining) -> None:
     }
     page = report.page(made.profile, made.evaluations, made.promotion.line, made.promotion.details, facts)
     run.text(page, "report.html")
-    for found in made.evaluations:
+
+
+def _log_scores(run: tracking.ActiveRun, evaluations: Sequence[Evaluation]) -> None:
+    for found in evaluations:
         summary = found.scores()["summary"]
         values = {
             f"evaluation/{found.name}/{name}": report.mean(summary, name)
@@ -111,8 +122,6 @@ def _publish(run: tracking.ActiveRun, made: Retraining) -> None:
 
 def _summarise(made: Retraining) -> None:
     """The markdown page of the flow run in Prefect."""
-    from prefect.artifacts import create_markdown_artifact
-
     sheets = report.sheets(made.evaluations)
     text = report.markdown(made.profile, sheets, made.promotion.line, made.promotion.reasons)
-    create_markdown_artifact(key=f"{Stage.PROMOTE}-{made.profile}", markdown=text, description="What it came to")
+    progress.page(f"{Stage.PROMOTE}-{made.profile}", text, "What it came to")

@@ -1,8 +1,10 @@
 """Keys and signatures: Ed25519 in DSSE envelopes, and OpenSSF model signing for the weights.
 
 A key pair lies in a folder outside the repository, readable by its owner alone. Every public key
-(`*.pub.pem`) in that folder is trusted; the file's stem is the name under which its owner signs. Envelopes are
-written as canonical JSON and refused in any other spelling, so that no byte of one can change unnoticed.
+(`*.pub.pem`) in that folder is trusted to be that of a machine which trains, evaluates or decides; those of people lie
+in its folder `people`, because only a person may approve what a machine made. The file's stem is the name under which
+its owner signs. Envelopes are written as canonical JSON and refused in any other spelling, so that no byte of one can
+change unnoticed.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from tasks.canonical import canonical
 IN_TOTO = "application/vnd.in-toto+json"
 KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 WEIGHTS_KEY = "weights"
+PEOPLE = "people"  # folder, below that of the machines' keys
 WEIGHTS_SIGNATURE = "model.sig"
 
 

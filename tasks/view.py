@@ -135,7 +135,8 @@ def exported(folder: Path, keys: Path | None = None) -> View:
 
     Args:
         folder: the exported folder.
-        keys: trusted public keys, from a source that the auditor trusts; by default those in the folder itself.
+        keys: trusted public keys, those of people in its folder `people`, from a source that the auditor trusts; by
+            default those in the folder itself.
 
     Raises:
         UserError: it is no exported folder.

@@ -97,10 +97,10 @@ def test_an_approval_is_signed_with_a_key_of_ones_own(call, tmp_path, house):
     out = tmp_path / "approval.json"
     words = ("--name", "ada", "--reason", "looked at all strips, good enough", "--out", str(out))
     code, _, err = call("approve", "a" * 64, *words)
-    assert code == 2 and "ada has no key" in err and not (house.books.keys / "ada.pub.pem").exists()
+    assert code == 2 and "ada has no key" in err and not list(house.books.keys.rglob("ada*"))
     assert call("approve", "a" * 64, *words, "--new-key")[0] == 0
     assert json.loads(out.read_text())["payloadType"].endswith("approval+json")
-    assert (house.books.keys / "ada.pem").exists()
+    assert (house.books.keys / "people" / "ada.pem").exists()
     assert call("approve", "b" * 64, *words)[0] == 0, "it is there now"
     code, _, err = call("approve", "nonsense", *words)
     assert code == 2 and "decision" in err

@@ -19,13 +19,12 @@ from flows import approving
 from flows.promote import promote
 from flows.retrain import retrain
 from tasks import building, evaluation, models, parameters, promoting, recording, tracking
-from tasks.approval import sign_approval
+from tasks.approval import load_person, sign_approval
 from tasks.books import open_books
 from tasks.evaluation import Evaluation
 from tasks.failures import Refused
 from tasks.registry import AWAITS_TAG
 from tasks.settings import settings
-from tasks.signing import load_identity
 from tests.flows.conftest import stand_ins
 
 ALIAS = "champion-smoke"
@@ -75,7 +74,7 @@ def lasting(asking, monkeypatch):
 
 
 def signed(promotion, kind="approve", name="grace"):
-    grace = load_identity(open_books().keys, name)
+    grace = load_person(open_books().keys, name, create=True)
     return sign_approval(kind, promotion.decision, grace, WORDS, timedelta(days=1))
 
 
@@ -188,8 +187,8 @@ def test_a_deployed_run_is_suspended_and_starts_again_with_the_answer(lasting, t
 
 
 def test_a_signed_override_passes_through_the_flow(asking, monkeypatch):
-    policy = promoting._policy("smoke")
-    monkeypatch.setattr(promoting, "_policy", lambda _: policy.model_copy(update={"floors": {"IF": 1.0}}))
+    policy = promoting.policy_of("smoke")
+    monkeypatch.setattr(promoting, "policy_of", lambda _: policy.model_copy(update={"floors": {"IF": 1.0}}))
     refused = promote("smoke", asking.model_id)
     assert refused.verdict == "refused"
     with pytest.raises(UserError, match="another act than override"):

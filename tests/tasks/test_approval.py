@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from data.errors import UserError
-from tasks.approval import APPROVAL_TYPE, NotApproved, check_approval, needs_approval, sign_approval
+from tasks.approval import APPROVAL_TYPE, NotApproved, check_approval, load_person, needs_approval, sign_approval
 from tasks.audit import audit
 from tasks.candidacy import assess
 from tasks.canonical import canonical
 from tasks.card import card
+from tasks.export import export
 from tasks.pedigree import pedigree, tree
 from tasks.picture import draw
 from tasks.policy import load_policy
@@ -44,7 +46,7 @@ def case(house):
 
 @pytest.fixture(scope="module")
 def grace(house):
-    return load_identity(house.books.keys, "grace")
+    return load_person(house.books.keys, "grace", create=True)
 
 
 def refused(house, case, envelope):
@@ -104,8 +106,32 @@ def test_an_answer_about_another_candidate(house, case, grace):
 def test_an_answer_by_a_stranger_the_pipeline_or_in_another_name(house, case, grace):
     eve = load_identity(house.root / "elsewhere", "eve")
     assert "no trusted key" in refused(house, case, spoken(case[1], eve))
-    assert "pipeline's own key" in refused(house, case, spoken(case[1], house.books.identity))
     assert "another person's key" in refused(house, case, spoken(case[1], grace, signer="ada"))
+
+
+def test_no_machine_approves_what_machines_made(house, case, tmp_path):
+    """A worker's public key is trusted for scores and statements, and its holder could sign anything with it."""
+    keys, worker = house.books.keys, load_identity(tmp_path, "worker")
+    shutil.copy(tmp_path / "worker.pub.pem", keys)
+    for machine in (house.books.identity, worker):
+        assert "among the keys of machines" in refused(house, case, spoken(case[1], machine))
+        with pytest.raises(UserError, match=f"key {machine.name} lies among the keys of machines"):
+            load_person(keys, machine.name, create=True)
+    shutil.copy(tmp_path / "worker.pub.pem", keys / "people" / "wanda.pub.pem")
+    assert "among the keys of machines" in refused(house, case, spoken(case[1], worker, signer="wanda"))
+    (keys / "people" / "wanda.pub.pem").unlink()
+
+
+def test_a_persons_key_in_the_old_place_is_told_where_to_go(house, case):
+    old = load_identity(house.books.keys, "hugo")
+    with pytest.raises(UserError, match=r"If hugo is a person, move hugo\.pem and hugo\.pub\.pem .* keys/people/"):
+        check_approval(spoken(case[1], old), "approve", case[1].digest, house.books)
+    with pytest.raises(UserError, match="lies among the keys of machines"):
+        load_person(house.books.keys, "hugo")
+    for name in ("hugo.pem", "hugo.pub.pem"):
+        (house.books.keys / name).rename(house.books.keys / "people" / name)
+    assert load_person(house.books.keys, "hugo").keyid == old.keyid
+    assert check_approval(spoken(case[1], old), "approve", case[1].digest, house.books).signer == "hugo"
 
 
 def test_an_override_is_no_approval(house, case, grace):
@@ -130,7 +156,7 @@ def test_a_signed_approval_promotes_is_on_record_and_audited(tmp_path, tmp_path_
     books, model = house.books, family(house, "a")
     candidate, plain = stand(house, model, skilled(0.7))
     decision = assess(books, ASKING, model, standing(house, model, skilled(0.7)))
-    grace = load_identity(books.keys, "grace")
+    grace = load_person(books.keys, "grace", create=True)
     word = sign_approval("approve", decision.digest, grace, WORDS, DAY)
     outcome = promote(books, candidate, decision, "better", word)
     entry = outcome.entry.entry
@@ -139,6 +165,11 @@ def test_a_signed_approval_promotes_is_on_record_and_audited(tmp_path, tmp_path_
     report = audit(live(books, house.root, house.books.state / "dvc-remote"))
     assert report.ok, report.line
     assert [link.holds for link in report.links if link.name == "approval"] == [True]
+    assert export(live(books, house.root, house.books.state / "dvc-remote"), tmp_path / "auditor").ok
+    assert "people/grace" in (tmp_path / "auditor" / "VERIFY.md").read_text()
+    (books.keys / "people" / "grace.pub.pem").rename(books.keys / "grace.pub.pem")
+    broken = audit(live(books, house.root, house.books.state / "dvc-remote")).broken
+    assert broken.name == "approval" and "among the keys of machines" in broken.detail
     assert plain.digest != decision.digest, "what a policy asks for is part of the decision"
 
 
@@ -167,7 +198,7 @@ def test_an_override_is_shown_wherever_the_version_is_also_after_a_rollback_to_i
     house = build_house(tmp_path, sqlite_template(tmp_path_factory.mktemp("mlflow")))
     books, model = house.books, family(house, "a")
     candidate, decision = stand(house, model, skilled(0.42))
-    word = sign_approval("override", decision.digest, load_identity(books.keys, "grace"), WORDS, DAY)
+    word = sign_approval("override", decision.digest, load_person(books.keys, "grace", True), WORDS, DAY)
     assert not decision.promote and promote(books, candidate, decision, "urgent", word).promoted
     assert promote(books, *stand(house, family(house, "b"), skilled(0.9), 4), reason="better").promoted
     view = live(books, house.root, None)

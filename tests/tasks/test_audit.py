@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -14,9 +15,10 @@ from tasks.audit import audit
 from tasks.export import check_leaks, export
 from tasks.pedigree import pedigree, tree, who_used
 from tasks.promotion import promote, recall
+from tasks.registry import Registry
 from tasks.signing import load_identity
 from tasks.view import exported, live
-from tests.tasks.houses import build_house, family, locked, sqlite_template, stand
+from tests.tasks.houses import DATASET, build_house, family, locked, sqlite_template, stand
 from tests.tasks.scoresets import skilled
 from tests.tasks.tampering import flip, tamperings
 
@@ -215,6 +217,16 @@ def test_the_tree_and_the_reverse_question(house):
     own = pedigree(view, 2).generations[0].digest
     assert who_used(view, locked(house)) == [(1, "sessions/tiny of rl"), (2, "sessions/tiny of rl")]
     assert who_used(view, own) == [(2, "model rl of rl")]
+
+
+def test_another_registered_model_in_the_same_ledger_is_another_one(tmp_path, template):
+    house = build_house(tmp_path, template)
+    books = house.books
+    promote(books, *stand(house, family(house, "a"), skilled(0.7)), reason="better")
+    view = replace(live(books, house.root, None), registry=Registry(books.registry.client, "sketch"))
+    assert who_used(view, DATASET) == []
+    with pytest.raises(UserError, match="the ledger knows no version 1"):
+        pedigree(view, 1)
 
 
 def test_a_folder_that_is_no_export_is_refused(tmp_path):

@@ -7,11 +7,13 @@ import shutil
 import pytest
 from filelock import FileLock
 
+from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks import doctor
 from tasks.doctor import examine
-from tasks.promotion import history, model_lock, promote
-from tasks.registry import UNDECIDED, VERDICT_TAG
+from tasks.documents import FolderShelf
+from tasks.promotion import history, model_lock, promote, rollback
+from tasks.registry import AWAITS_TAG, UNDECIDED, VERDICT_TAG
 from tests.tasks.houses import build_house, family, sqlite_template, stand, train
 from tests.tasks.scoresets import skilled
 
@@ -45,15 +47,29 @@ def test_a_healthy_installation_has_no_complaints(crowned, house):
 
 def test_a_moved_alias_is_found_mended_and_recorded(crowned):
     for _ in range(2):  # twice: the second repair is an act of its own
-        crowned.books.registry.point("champion", 1)
+        crowned.books.registry.point("champion", None)
         assert seen(crowned) == [("alias", False)]
-        assert crowned.books.registry.alias("champion") == 1
+        assert crowned.books.registry.alias("champion") is None
         assert seen(crowned, repair=True) == [("alias", True)]
         assert crowned.books.registry.alias("champion") == 2
     assert [signed.entry.action for signed in history(crowned.books)][2:] == ["repair", "repair"]
-    assert "named version 1" in history(crowned.books)[-1].entry.reason
+    assert "named version None" in history(crowned.books)[-1].entry.reason
     assert crowned.books.ledger.champion("edit-r2", "champion").version == 2
     assert seen(crowned) == []
+
+
+def test_a_promotion_during_a_visit_is_not_taken_for_a_moved_alias(crowned, monkeypatch):
+    """The visit has read the chain, then a promotion enters its decision and moves the alias."""
+    books, versions = crowned.books, type(crowned.books.registry).versions
+
+    def promoted_just_now(registry):
+        monkeypatch.undo()
+        rollback(books, "b drifts")
+        return versions(registry)
+
+    monkeypatch.setattr(type(books.registry), "versions", promoted_just_now)
+    assert seen(crowned, repair=True) == []
+    assert [signed.entry.action for signed in history(books)] == ["promote", "promote", "rollback"]
 
 
 def test_a_torn_ledger_is_mended(crowned):
@@ -82,6 +98,39 @@ def test_an_unfinished_projection_is_finished(crowned):
     examine(crowned.books, crowned.root, repair=True)
     assert crowned.books.registry.alias("champion") == 2
     assert seen(crowned) == []
+    assert [signed.entry.action for signed in history(crowned.books)] == ["promote", "promote"], "no hand moved it"
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_champion_that_was_deleted_in_the_registry_is_told_and_entered_nowhere(crowned, whole):
+    registry = crowned.books.registry
+    if whole:
+        registry.client.delete_registered_model(registry.name)
+    else:
+        registry.client.delete_model_version(registry.name, "2")
+    (crowned.books.keys / "pipeline.pem").chmod(0o640)
+    for repair in (True, True, False):
+        found = examine(crowned.books, crowned.root, repair)
+        assert [(complaint.kind, complaint.mended) for complaint in found] == [("version", False), ("key", False)]
+        assert "edit-r2 rollback --to" in found[0].remedy
+    assert len(history(crowned.books)) == 2
+
+
+def test_a_check_that_fails_leaves_the_others_to_be_made(crowned, monkeypatch):
+    def lost(*_):
+        raise UserError("the database is gone", "Restore it")
+
+    monkeypatch.setattr(doctor, "_alias", lost)
+    (crowned.books.keys / "pipeline.pem").chmod(0o640)
+    assert seen(crowned) == [("check", False), ("key", False)]
+
+
+def test_a_visit_reads_the_chain_once(crowned, monkeypatch):
+    reads = []
+    lines = FolderShelf.lines
+    monkeypatch.setattr(FolderShelf, "lines", lambda shelf: reads.append(shelf) or lines(shelf))
+    assert seen(crowned, repair=True) == []
+    assert len(reads) == 1
 
 
 def test_a_version_without_decision_is_marked(house):
@@ -122,6 +171,19 @@ def test_a_model_that_was_never_uploaded_is_closed(house):
     model = house.client.create_logged_model(house.experiment, name="rl", source_run_id=run.info.run_id)
     assert seen(house, repair=True) == [("model", True)]
     assert house.client.get_logged_model(model.model_id).status == "FAILED"
+
+
+def test_a_candidate_waits_no_more_once_another_is_champion(house):
+    """Else retention would keep for ever what nobody signs."""
+    model = family(house, "waits")
+    _, decision = stand(house, model, skilled(0.7))
+    house.client.set_logged_model_tags(model.model_id, {AWAITS_TAG: decision.digest})
+    assert seen(house, repair=True) == [], "a person may still sign"
+    promote(house.books, *stand(house, family(house, "a"), skilled(0.8), 4), reason="better")
+    assert seen(house) == [("model", False)]
+    assert seen(house, repair=True) == [("model", True)]
+    assert not house.client.get_logged_model(model.model_id).tags[AWAITS_TAG]
+    assert seen(house) == []
 
 
 def test_keys_disk_and_documents(crowned, monkeypatch):

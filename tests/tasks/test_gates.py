@@ -264,6 +264,13 @@ def test_a_bad_policy_names_the_key(tmp_path: Path, text, words):
         load_policy("smoke", tmp_path / "gates.yaml")
 
 
+@pytest.mark.parametrize("profile", ["small_v2", "Small", "small.v2", "-small"])
+def test_a_profile_whose_name_cannot_be_shown_is_refused(profile):
+    with pytest.raises(UserError, match="cannot have a champion") as caught:
+        load_policy(profile)
+    assert "Rename it in params.yaml" in caught.value.remedy
+
+
 def test_bad_score_files_are_user_errors(tmp_path: Path):
     with pytest.raises(UserError, match="missing"):
         read_scores(tmp_path / "scores.json")

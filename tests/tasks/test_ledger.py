@@ -107,6 +107,15 @@ def test_champions_under_other_names_do_not_compete(ledger):
     assert ledger.champion("edit-r2", "champion-small").version == 2
 
 
+def test_only_free_text_is_redacted(ledger, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "edit-r2")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "champion")
+    entry = ledger.append(draft(1, reason="the password is edit-r2", actor="ada of /home/ada/work")).entry
+    assert (entry.model, entry.alias, entry.reason) == ("edit-r2", "champion", "the password is ***")
+    assert "/home" not in entry.actor
+    assert ledger.champion("edit-r2", "champion") == entry
+
+
 def test_a_store_without_conditional_writes_is_refused(tmp_path):
     with pytest.raises(UserError, match="overwrites"):
         open_ledger(tmp_path, BucketShelf(Bucket(conditional=False))).append(draft(1))

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
+from mlflow_config.settings import Tag
 from tasks import lineage, projection, promotion
-from tasks.approval import sign_approval
+from tasks.approval import Recalled, RolledBack, load_person, sign_approval
+from tasks.audit import audit
 from tasks.ledger import Conflict
 from tasks.models import digest
 from tasks.promotion import promote, rollback
 from tasks.registry import OVERRIDE_TAG, RECALLED_TAG, VERDICT_TAG
 from tasks.signing import load_identity
+from tasks.view import live
 from tests.tasks.houses import build_house, family, sqlite_template, stand
 from tests.tasks.scoresets import identity, skilled
 
@@ -108,9 +111,37 @@ def test_a_retried_promotion_does_not_undo_a_rollback(house):
     candidate, decision = stand(house, family(house, "b"), skilled(0.9), 4)
     promote(house.books, candidate, decision, "better")
     rollback(house.books, "worse in practice")
-    with pytest.raises(Conflict, match="replaced"):
+    with pytest.raises(RolledBack, match=r"rollback to version 1 .* left these weights, .*: worse in practice"):
         promote(house.books, candidate, decision, "better")
     assert house.books.registry.alias("champion") == 1
+
+
+def test_weights_that_a_rollback_left_come_back_only_with_a_persons_word(house):
+    """A retraining that changed nothing makes the same weights, and a new decision on them."""
+    books = house.books
+    crown(house, "a", 0.5, 3)
+    between, _ = crown(house, "b", 0.7, 4)
+    newest, _ = crown(house, "c", 0.9, 5)
+    rollback(books, "c drifts, b too", to=1)
+    for model, skill in ((newest, 0.9), (between, 0.7)):
+        candidate, decision = stand(house, model, skilled(skill), 6)
+        assert decision.promote
+        with pytest.raises(RolledBack, match="c drifts, b too"):
+            promote(books, candidate, decision, "retrained")
+    assert [signed.entry.action for signed in promotion.history(books)] == ["promote"] * 3 + ["rollback"]
+    candidate, decision = stand(house, newest, skilled(0.9), 6)
+    grace = load_person(books.keys, "grace", create=True)
+    word = sign_approval("approve", decision.digest, grace, "c is fine after all", timedelta(days=1))
+    outcome = promote(books, candidate, decision, "retrained", word)
+    assert outcome.promoted and outcome.entry.entry.approval
+    assert books.registry.alias("champion") == outcome.version == 3
+    assert audit(live(books, house.root, books.state / "dvc-remote")).ok
+    assert promotion.left_behind(books, newest.digest) is None
+    assert promotion.left_behind(books, between.digest).index == 3
+    rollback(books, "c drifts after all")
+    with pytest.raises(RolledBack, match=r"entry 5 .* grace signed before that: c drifts after all"):
+        promote(books, candidate, decision, "retrained", word)
+    assert books.registry.alias("champion") == 1
 
 
 def test_rollback_verifies_files_first(house):
@@ -157,7 +188,7 @@ def test_an_override_needs_a_person_a_reason_and_an_end(house):
     model = family(house, "a")
     candidate, decision = stand(house, model, skilled(0.42))
     assert not decision.promote
-    person = load_identity(books.keys, "grace")
+    person = load_person(books.keys, "grace", create=True)
     words = "needed for the demonstration on Friday"
     with pytest.raises(UserError, match="sentence"):
         sign_approval("override", decision.digest, person, "ok", timedelta(days=1))
@@ -190,12 +221,21 @@ def test_a_recalled_version_is_marked_and_not_restored(house):
         rollback(house.books, "b is bad")
 
 
+def test_a_recall_goes_by_the_ledger_and_not_by_tags(house):
+    model, _ = crown(house, "a", 0.5, 3)
+    house.books.registry.tag(1, str(Tag.DIGEST), "f" * 64)
+    assert promotion.recall(house.books, 1, "a session was withdrawn").entry.model_digest == model.digest
+    undecided = house.books.registry.register(family(house, "b").model_id, model.run_id, {})
+    with pytest.raises(UserError, match=f"no decision on version {undecided}"):
+        promotion.recall(house.books, undecided, "a session was withdrawn")
+
+
 def test_weights_that_were_recalled_do_not_become_champion_again_under_a_new_decision(house):
     crown(house, "a", 0.5, 3)
     model, _ = crown(house, "b", 0.9, 4)
     promotion.recall(house.books, 2, "a session was withdrawn")
     rollback(house.books, "b was recalled", to=1)
-    with pytest.raises(UserError, match="recalled as version 2 at entry 2: a session was withdrawn"):
+    with pytest.raises(Recalled, match="recalled as version 2 at entry 2: a session was withdrawn"):
         promote(house.books, *stand(house, model, skilled(0.9), 5), reason="better again")
     assert house.books.registry.alias("champion") == 1
 
