@@ -38,7 +38,7 @@ def cell(one: Estimate | None, signed: bool = False) -> str:
 def page(found: Measured, pictures: Pictures) -> str:
     """The whole page."""
     lines = [f"# Results of profile {found.profile}", "", *_about(found), ""]
-    lines += ["## Scores", "", *scores(found), ""]
+    lines += ["## Scores", "", *scores(found), *made_of(found), ""]
     for track in TRACKS:
         lines += [f"## {TRACK_NAMES[track].capitalize()} (`{track}`)", "", *scores(found, f"{track}/"), ""]
     if found.paired:
@@ -73,6 +73,20 @@ def scores(found: Measured, prefix: str = "") -> list[str]:
     return _scores({name: row.means for name, row in found.rows.items()}, prefix)
 
 
+def made_of(found: Measured) -> list[str]:
+    """What a row's numbers rest on where that differs: how many seeds, and trainings that are another row's too."""
+    seeds: dict[int, list[str]] = {}
+    runs: dict[tuple[str, ...], list[str]] = {}
+    for name, row in found.rows.items():
+        if row.variant.seeded:
+            seeds.setdefault(len(row.trainings), []).append(name)
+            if ids := tuple(one.run_id for one in row.trainings if one.run_id):
+                runs.setdefault(ids, []).append(name)
+    fewer = [f"{count} of {', '.join(seeds[count])}" for count in sorted(seeds)[:-1]]
+    said = [f"- seeds: {max(seeds)} of a variant, but {'; '.join(fewer)}"] if fewer else []
+    return said + [f"- the same trainings: {', '.join(names)}" for names in runs.values() if len(names) > 1]
+
+
 def _scores(means: Mapping[str, Estimates], prefix: str = "") -> list[str]:
     by_name = {name: statistics.by_key(estimates) for name, estimates in means.items()}
     lines = [_line("variant", *TITLES.values()), _line(*["---"] * (len(TITLES) + 1))]
@@ -101,7 +115,7 @@ def _denominators(by_name: Mapping[str, Mapping[str, Estimate]], prefix: str) ->
     most = max(groups.values(), key=len)
     said = ["Scored turns, and sessions for the last column, of all seeds:", ""]
     for counts, names in groups.items():
-        who = "every other" if names is most and len(groups) > 1 else ", ".join(names)
+        who = "all other variants" if names is most and len(groups) > 1 else ", ".join(names)
         numbers = (f"{title} {count:,}" for title, count in zip(TITLES.values(), counts, strict=True))
         said.append(f"- {'all variants' if len(groups) == 1 else who}: {', '.join(numbers)}")
     return said

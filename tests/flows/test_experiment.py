@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -147,9 +148,26 @@ def test_denominators_are_told_once_for_all_that_share_them():
     counts = {"base": 96, "sft": 288, "edit-r2": 288}
     by_name = {name: {"cm/IF": Estimate(0.5, 0.4, 0.6, n)} for name, n in counts.items()}
     lines = experiment_page._denominators(by_name, "cm/")
-    assert [line.split(", CC")[0] for line in lines[2:]] == ["- base: IF 96", "- every other: IF 288"]
+    assert [line.split(", CC")[0] for line in lines[2:]] == ["- base: IF 96", "- all other variants: IF 288"]
     assert experiment_page.cell(Estimate(-0.0001, -0.2, 0.0004, 1), signed=True) == "+0.000 [-0.200, +0.000]"
     assert experiment_page.cell(None) == "–"
+
+
+def test_fewer_seeds_and_trainings_of_two_names_are_told():
+    def row(*runs, seeded=True):
+        return SimpleNamespace(
+            variant=SimpleNamespace(seeded=seeded), trainings=[SimpleNamespace(run_id=run) for run in runs]
+        )
+
+    rows = {"base": row("b", seeded=False), "sft": row("s", "t"), "edit-r2": row("e", "f")}
+    assert experiment_page.made_of(SimpleNamespace(rows=rows)) == []
+    rows |= {"text": row("e", "f"), "few": row("g")}
+    assert experiment_page.made_of(SimpleNamespace(rows=rows)) == [
+        "- seeds: 2 of a variant, but 1 of few",
+        "- the same trainings: edit-r2, text",
+    ]
+    bare = {"sft": row(None), "edit-r2": row(None)}
+    assert experiment_page.made_of(SimpleNamespace(rows=bare)) == []
 
 
 def test_files_of_an_earlier_table_make_room(tmp_path):

@@ -22,9 +22,10 @@ HEAD = """# What the gates let pass
 Written by `python -m tests.tasks.gate_table`; `tests/tasks/test_gates.py` checks that it is current.
 
 Editors of known quality stand for promotion against one champion, under the policy of profile `small` in
-`mlflow_config/gates.yaml`: {sessions} sessions with {turns} turns, scores drawn at random from each editor's chances. The policy of `tiny`,
-whose benchmark is smaller, has wider margins and lower floors and asks of a first champion only that it is not shown to be worse than its
-parent: it shows how the gates work, and lets smaller faults pass.
+`mlflow_config/gates.yaml`: {sessions} sessions with {turns} turns, scores drawn at random from each editor's chances.
+
+The policy of `tiny`, whose benchmark is smaller, has wider margins and lower floors and asks of a first champion only
+that it is not shown to be worse than its parent: it shows how the gates work, and lets smaller faults pass.
 
 | candidate | decision | rules that refuse it | the first reason |
 |---|---|---|---|
