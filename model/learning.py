@@ -16,7 +16,7 @@ from model.config import RlConfig
 from model.excerpts import Excerpt, chained, together
 from model.experience import Experience
 from model.modeling import EditModel
-from model.policy_losses import SHARES, Chunk, Metrics, joint_loss, pays_kl, policy_losses
+from model.policy_losses import Chunk, Metrics, joint_loss, learned, pays_kl, policy_losses
 from model.replay import Replay, explored, renoised, replay, store, transition
 from model.taught import Anchor
 from model.trainer import Trainer, numpy_generator
@@ -103,6 +103,7 @@ def improve(
     several = len(parts) > 1
     kept = [_recalled(bundle.model, source, experience, config) for source in sources] if several else []
     metrics: Metrics = {}
+    shares = learned(config).values()
     for update in range(config.epochs * len(parts)):
         watched: list[Metrics] = []
         if kept:
@@ -114,8 +115,8 @@ def improve(
         metrics = trainer.update(itertools.chain(losses, held))
         names = dict.fromkeys(name for found in watched for name in found)
         found = {name: [one[name] for one in watched if name in one] for name in names}
-        metrics |= {name: float(np.sum(of) if name in SHARES else np.mean(of)) for name, of in found.items()}
-    return metrics | {name: distributed.total(metrics.get(name, 0.0)) for name in SHARES}
+        metrics |= {name: float(np.sum(of) if name in shares else np.mean(of)) for name, of in found.items()}
+    return metrics | {name: distributed.total(metrics.get(name, 0.0)) for name in shares}
 
 
 def deal(listed: Sequence[Excerpt], config: RlConfig, step: int, groups: int) -> list[list[Excerpt]]:

@@ -15,7 +15,6 @@ from model.experience import Experience
 from model.replay import Replay, Stored, Transitions, transition
 
 Metrics = dict[str, float]
-SHARES = ("image_loss", "text_loss", "kl")  # of a chunk: what the chunks of all ranks have is added up
 
 
 @dataclass
@@ -36,11 +35,17 @@ def pays_kl(config: RlConfig) -> bool:
     return config.kl != "none" and config.kl_weight > 0
 
 
+def learned(config: RlConfig) -> dict[str, str]:
+    """Parts of the loss, each with its name among what is watched: a 0 that nothing pays would look like a result."""
+    paid = {"kl": "kl"} if pays_kl(config) else {}
+    return {policy: f"{policy}_loss" for policy in config.policies} | paid
+
+
 def joint_loss(parts: dict[str, Tensor], config: RlConfig) -> Tensor:
     """Weighted sum of what learns."""
     weights = {"image": config.image_weight, "text": config.text_weight, "kl": config.kl_weight}
-    learning = [name for name in parts if name in config.policies or (name == "kl" and pays_kl(config))]
-    return sum((weights[name] * parts[name] for name in learning), torch.zeros(()).to(parts["text"]))
+    learning = learned(config)
+    return sum((weights[name] * parts[name] for name in parts if name in learning), torch.zeros(()).to(parts["text"]))
 
 
 def policy_losses(
@@ -59,7 +64,7 @@ def policy_losses(
     text, text_metrics = _text_loss(result, chunk, text_advantage, config)
     kl = _kl(result, chunk, experience, config)
     parts = {"image": image.sum() / (turns * draws), "text": text.sum() / turns, "kl": kl.sum() / (turns * draws)}
-    values = {"image_loss": parts["image"].item(), "text_loss": parts["text"].item(), "kl": parts["kl"].item()}
+    values = {shown: parts[name].item() for name, shown in learned(config).items()}
     return parts, {**values, **image_metrics, **text_metrics}
 
 
@@ -91,7 +96,11 @@ def _text_loss(result: Replay, chunk: Chunk, advantage: Tensor, config: RlConfig
     loss = objectives.clipped_policy_loss(log_ratio, advantage, config.text_clip) * share_of_trace(result)
     if not len(log_ratio):
         return loss, {}
-    return loss, {**_ratio("text", log_ratio, config.text_clip), "entropy": result.text_entropy.mean().item()}
+    watched = {
+        "text_kl": objectives.sampled_kl(log_ratio.detach()).mean().item(),
+        "entropy": result.text_entropy.mean().item(),
+    }
+    return loss, {**_ratio("text", log_ratio, config.text_clip), **watched}
 
 
 def _ratio(policy: str, log_ratio: Tensor, clip: float) -> Metrics:

@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from data.build import SessionsConfig, build
 from data.errors import UserError
+from mlflow_config.catalogue import describe
 from model import experience, learning, rl
 from model.bundle import load
 from model.config import AnchorConfig, Optimisation, RlConfig, SamplingConfig
@@ -368,6 +369,17 @@ def test_an_iteration_without_any_reward_says_so(parent, sessions, tmp_path, mon
     monkeypatch.setattr(experience, "judge_many", scores)
     with pytest.raises(UserError, match="no reward for any turn of iteration 0"):
         train(parent, sessions, tmp_path / "model")
+
+
+def test_only_what_learns_is_shown_as_a_loss_and_traces_drift_once_a_weight_has_moved(parent, sessions, tmp_path):
+    one = dataclasses.replace(CONFIG.optimisation, steps=1)
+    (both,) = train(parent, sessions, tmp_path / "both", dataclasses.replace(CONFIG, optimisation=one))
+    assert both["rl/kl"] > 0 and both["rl/text_kl"] > 0 and {"rl/image_loss", "rl/text_loss"} <= both.keys()
+    alone = dataclasses.replace(CONFIG, policies=("text",), kl="none", epochs=1, optimisation=one)
+    (seen,) = train(parent, sessions, tmp_path / "text", alone)
+    assert "rl/text_loss" in seen and not {"rl/kl", "rl/image_loss"} & seen.keys()
+    assert seen["rl/text_kl"] == pytest.approx(0, abs=1e-8)
+    assert all(describe(name) for name in (both | seen) if name != "progress")
 
 
 def test_what_is_added_up_does_not_depend_on_how_many_are_replayed_at_once(parent, sessions, tmp_path):
