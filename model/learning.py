@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +15,9 @@ from model.config import RlConfig
 from model.excerpts import Excerpt, chained, together
 from model.experience import Experience
 from model.modeling import EditModel
-from model.policy_losses import Chunk, Metrics, joint_loss, learned, pays_kl, policy_losses
+from model.policy_losses import Chunk, joint_loss, pays_kl, policy_losses
 from model.replay import Replay, explored, renoised, replay, store, transition
+from model.tallies import Tally, Watched, means
 from model.taught import Anchor
 from model.trainer import Trainer, numpy_generator
 
@@ -92,31 +92,29 @@ def improve(
     config: RlConfig,
     step: int,
     anchor: Anchor | None = None,
-) -> Metrics:
+) -> dict[str, float]:
     """The iteration's optimiser steps: `epochs` passes over the experience, each in `minibatches` parts.
 
-    The numbers are those of the last step; ratios are checked before the first.
+    Returns:
+        Means over these steps, the same on all ranks; ratios are checked before the first.
     """
     parts = deal(excerpts(experience, config), config, step, len(experience.examples))
     sources = (prepare(bundle, reference, experience, part, config, step) for part in parts)
     # Of one part the first pass with gradients shows what the policy was that sampled; of several, one without them.
     several = len(parts) > 1
     kept = [_recalled(bundle.model, source, experience, config) for source in sources] if several else []
-    metrics: Metrics = {}
-    shares = learned(config).values()
-    for update in range(config.epochs * len(parts)):
-        watched: list[Metrics] = []
+    watched: list[Watched] = []
+    updates = config.epochs * len(parts)
+    for update in range(updates):
         if kept:
             losses = _losses(bundle.model, kept[update % len(parts)], watched, experience, config)
         else:
             kept = [[]]
             losses = _losses(bundle.model, next(sources), watched, experience, config, kept[0])
         held = anchor.losses(step, update, watched) if anchor else ()
-        metrics = trainer.update(itertools.chain(losses, held))
-        names = dict.fromkeys(name for found in watched for name in found)
-        found = {name: [one[name] for one in watched if name in one] for name in names}
-        metrics |= {name: float(np.sum(of) if name in shares else np.mean(of)) for name, of in found.items()}
-    return metrics | {name: distributed.total(metrics.get(name, 0.0)) for name in shares}
+        done = trainer.update(itertools.chain(losses, held))
+        watched.append({name: Tally(value, 1) for name, value in done.items()})
+    return means(watched, updates)
 
 
 def deal(listed: Sequence[Excerpt], config: RlConfig, step: int, groups: int) -> list[list[Excerpt]]:
@@ -141,7 +139,7 @@ def _recalled(model: EditModel, source: Iterable[Chunk], experience: Experience,
 def _losses(
     model: EditModel,
     source: Iterable[Chunk],
-    watched: list[Metrics],
+    watched: list[Watched],
     experience: Experience,
     config: RlConfig,
     kept: list[Chunk] | None = None,

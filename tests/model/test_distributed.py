@@ -203,8 +203,9 @@ def rl_gradients(parent, other, sessions, folder):
         teach(experience, idle)
         work = Backward()
         bundle.model.zero_grad()
-        learning.improve(bundle, reference, work, experience, RL, 0)
-        found = gradients(bundle.model) | {"loss": torch.tensor(distributed.total(sum(work.losses)))}
+        watched = learning.improve(bundle, reference, work, experience, RL, 0)
+        found = gradients(bundle.model) | {name: torch.tensor(value) for name, value in watched.items()}
+        found["loss"] = torch.tensor(distributed.total(sum(work.losses)))
         assert len(set(distributed.gather(len(work.losses)))) == 1, "or the ranks wait for each other for ever"
         if distributed.rank() == 0:
             save_file(found, folder / f"{distributed.world()}-{idle}.safetensors")
