@@ -187,6 +187,37 @@ def test_a_replay_that_differs_from_the_rollout_stops_the_run(parent, sessions, 
     assert not (tmp_path / "off").exists()
 
 
+def test_in_low_precision_single_decisions_may_round_apart_and_not_their_mean():
+    noise = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    noise[::500] *= 20
+    rounded = [{"text": 0.02 * half, "image": 4e-4 * half} for half in noise.split(5_000)]
+    assert rounded[0]["text"].max() > 0.5
+    learning.check_on_policy(rounded, exact=False)
+    for off in ({"text": 0.05 * noise}, {"image": 4e-3 * noise}, {"text": torch.full((3,), torch.nan)}):
+        with pytest.raises(UserError, match=f"{next(iter(off))}.* off in the mean"):
+            learning.check_on_policy([off], exact=False)
+    one = torch.zeros(10_000).index_fill(0, torch.tensor([7]), 2e-4)
+    for policy in ("text", "image"):
+        with pytest.raises(UserError, match="a ratio is off 1"):
+            learning.check_on_policy([{policy: one}], exact=True)
+        learning.check_on_policy([{policy: one / 4}], exact=True)
+        learning.check_on_policy([{policy: one}, {}], exact=False)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("changes", [{"temperature": 1.1}, {"text_guidance": 3.0}])
+def test_a_replay_of_other_settings_is_refused_in_every_precision(parent, sessions, precision, parts, changes):
+    bundle = load(parent)
+    bundle.model.to(precision)
+    config = dataclasses.replace(CONFIG, filter=False, minibatches=parts, kl="none")
+    found = explore(bundle, rl.practice(sessions), config, 0)
+    gradient(bundle, found, config)
+    other = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **changes))
+    with pytest.raises(UserError, match="does not reproduce the rollout"):
+        gradient(bundle, found, other)
+
+
 def test_a_group_of_identical_samples_stops_the_run(parent, sessions, tmp_path):
     with pytest.raises(UserError, match="identical"):
         greedy = dataclasses.replace(CONFIG.sampling, temperature=0.0)
