@@ -8,7 +8,7 @@ whole batch by whoever computes it, so gradients are summed over the ranks, neve
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -101,14 +101,6 @@ def total(value: float) -> float:
 def anyone(flag: bool) -> bool:
     """Whether it holds on any rank."""
     return any(gather(flag))
-
-
-def average(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Mean of each metric over the ranks that have it."""
-    told = gather(dict(metrics))
-    names = dict.fromkeys(name for one in told for name in one)
-    values = {name: [one[name] for one in told if name in one] for name in names}
-    return {name: sum(found) / len(found) for name, found in values.items()}
 
 
 def barrier(where: str) -> None:

@@ -58,7 +58,7 @@ def train_rl(config: RlConfig, parent: Path, sessions_folder: Path, folder: Path
     for step in trainer.steps():
         learning = in_turn(config, step)
         experience = explore(bundle, sessions, learning, step)
-        metrics = distributed.average(summarise(experience, learning))
+        metrics = summarise(experience, learning)
         if "reward" not in metrics:
             raise UserError(
                 f"The judge gave no reward for any turn of iteration {step}",
