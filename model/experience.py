@@ -251,4 +251,4 @@ def summarise(experience: Experience, config: RlConfig) -> dict[str, float]:
         watched[name] = tally(values[given])
         for turn in range(exists.shape[-1]):
             watched[f"{name}_turn_{turn + 1}"] = tally(values[..., turn][given[..., turn]])
-    return means([{name: found for name, found in watched.items() if found.count}], 1)
+    return means([{name: found for name, found in watched.items() if found.number}], 1)

@@ -11,10 +11,10 @@ from model import distributed
 
 
 class Tally(NamedTuple):
-    """A sum and how many it is of; with a count of 0 it is a part of what an update adds up."""
+    """A sum and how many it is of; with a number of 0 it is a part of what an update adds up."""
 
     total: float
-    count: int = 0
+    number: int = 0
 
 
 Watched = dict[str, Tally]
