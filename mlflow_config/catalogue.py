@@ -49,6 +49,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(r"rl/anchor_(flow|trace)_loss", "loss on the ground truth that RL holds on to", "-", Better.LOWER),
     Metric(r"rl/anchor_trace_accuracy", "share of its words that are predicted", "0 to 1", Better.HIGHER),
     Metric(r"rl/kl", "divergence from the reference policy", "squared velocity or latent units", Better.LOWER),
+    Metric(r"rl/text_kl", "divergence of the sampling policy from the current one", "nats per token", Better.NEITHER),
     Metric(r"rl/entropy", "entropy of the trace's distribution", "nats per token", Better.NEITHER),
     Metric(r"rl/(image|text)_ratio", "mean ratio of new to old policy", "1 before an update", Better.NEITHER),
     Metric(r"rl/(image|text)_clip_share", "share of ratios outside the clip range", "0 to 1", Better.NEITHER),

@@ -103,14 +103,6 @@ def anyone(flag: bool) -> bool:
     return any(gather(flag))
 
 
-def average(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Mean of each metric over the ranks that have it."""
-    told = gather(dict(metrics))
-    names = dict.fromkeys(name for one in told for name in one)
-    values = {name: [one[name] for one in told if name in one] for name in names}
-    return {name: sum(found) / len(found) for name, found in values.items()}
-
-
 def barrier(where: str) -> None:
     """Wait for all ranks. UserError when they do not stand at the same place, which would mix up their results."""
     places = gather(where)

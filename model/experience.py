@@ -18,6 +18,7 @@ from model.config import RlConfig
 from model.judges import METRICS, Score, SessionScores
 from model.judges.exact import judge_many
 from model.rollout import rollout
+from model.tallies import Tally, means, tally
 from model.trainer import numpy_generator
 from model.trajectories import Exploration, GoOn, Trajectory
 
@@ -229,28 +230,25 @@ def _identical(group: Sequence[Trajectory]) -> bool:
 
 
 def summarise(experience: Experience, config: RlConfig) -> dict[str, float]:
-    """What to watch of one iteration's samples; means leave absences out."""
+    """What to watch of one iteration's samples, on all ranks; means leave absences out."""
     exists, rewards = experience.exists, experience.rewards
     present = exists & ~rewards.isnan()
     spread = objectives.spread(rewards, present, over=(1,)).squeeze(1)
     own = [turn for _, piece in experience.pieces() for turn in piece.turns[piece.own :]]
     itself = torch.arange(exists.shape[1])[:, None]
-    result = {
-        "filtered_share": 1 - _mean(experience.healthy[exists].float()),
-        "zero_spread_share": _mean((spread[present.any(1)] <= config.minimum_spread).float()),
-        "absent_share": 1 - _mean(present[exists].float()),
-        "resampled_share": _mean((experience.before != itself)[exists].float()),
-        "trace_length": float(np.mean([len(turn.trace) for turn in own])),
-        "truncated_share": float(np.mean([turn.truncated for turn in own])),
+    watched = {
+        "filtered_share": tally(~experience.healthy[exists]),
+        "zero_spread_share": tally(spread[present.any(1)] <= config.minimum_spread),
+        "absent_share": tally(~present[exists]),
+        "resampled_share": tally((experience.before != itself)[exists]),
+        "trace_length": tally(torch.tensor([len(turn.trace) for turn in own])),
+        "truncated_share": tally(torch.tensor([turn.truncated for turn in own])),
     }
     if experience.window is not None:
-        result["window_start"] = float(experience.window.start)
+        watched["window_start"] = Tally(experience.window.start, 1)
     for name, values in {"reward": rewards, **experience.metrics}.items():
-        result[name] = _mean(values[exists])
+        given = exists & ~values.isnan()
+        watched[name] = tally(values[given])
         for turn in range(exists.shape[-1]):
-            result[f"{name}_turn_{turn + 1}"] = _mean(values[..., turn][exists[..., turn]])
-    return {key: value for key, value in result.items() if value == value}
-
-
-def _mean(values: Tensor) -> float:
-    return values.nanmean().item()
+            watched[f"{name}_turn_{turn + 1}"] = tally(values[..., turn][given[..., turn]])
+    return means([{name: found for name, found in watched.items() if found.number}], 1)

@@ -167,6 +167,15 @@ def matching_loss(velocity: Tensor, target: Tensor, advantage: Tensor) -> Tensor
     return advantage * ((velocity - target) ** 2).flatten(1).mean(1)
 
 
+def sampled_kl(log_ratio: Tensor) -> Tensor:
+    """KL of the policy that sampled from the current one, estimated elementwise on the samples: r - 1 - log r with
+    r = exp(log_ratio), current over sampling.
+
+    It is unbiased and never negative: k3 of Schulman, "Approximating KL Divergence" (joschu.net/blog/kl-approx.html).
+    """
+    return log_ratio.expm1() - log_ratio
+
+
 def velocity_kl(velocity: Tensor, reference: Tensor) -> Tensor:
     """(n,) mean squared difference of velocities (n, tokens, channels): the KL that does not blow up at small noise."""
     return ((velocity - reference) ** 2).flatten(1).mean(1)

@@ -13,9 +13,7 @@ from model.config import RlConfig
 from model.excerpts import Excerpt
 from model.experience import Experience
 from model.replay import Replay, Stored, Transitions, transition
-
-Metrics = dict[str, float]
-SHARES = ("image_loss", "text_loss", "kl")  # of a chunk: what the chunks of all ranks have is added up
+from model.tallies import Tally, Watched, tally
 
 
 @dataclass
@@ -36,16 +34,22 @@ def pays_kl(config: RlConfig) -> bool:
     return config.kl != "none" and config.kl_weight > 0
 
 
+def learned(config: RlConfig) -> dict[str, str]:
+    """Parts of the loss, each with its name among what is watched: a 0 that nothing pays would look like a result."""
+    paid = {"kl": "kl"} if pays_kl(config) else {}
+    return {policy: f"{policy}_loss" for policy in config.policies} | paid
+
+
 def joint_loss(parts: dict[str, Tensor], config: RlConfig) -> Tensor:
     """Weighted sum of what learns."""
     weights = {"image": config.image_weight, "text": config.text_weight, "kl": config.kl_weight}
-    learning = [name for name in parts if name in config.policies or (name == "kl" and pays_kl(config))]
-    return sum((weights[name] * parts[name] for name in learning), torch.zeros(()).to(parts["text"]))
+    learning = learned(config)
+    return sum((weights[name] * parts[name] for name in parts if name in learning), torch.zeros(()).to(parts["text"]))
 
 
 def policy_losses(
     result: Replay, chunk: Chunk, experience: Experience, config: RlConfig
-) -> tuple[dict[str, Tensor], Metrics]:
+) -> tuple[dict[str, Tensor], Watched]:
     """Losses of a chunk by name (`image`, `text`, `kl`) and what to watch.
 
     Every turn weighs the same, whatever its trace's length; a chunk's sum is divided by a minibatch's share of the
@@ -59,13 +63,13 @@ def policy_losses(
     text, text_metrics = _text_loss(result, chunk, text_advantage, config)
     kl = _kl(result, chunk, experience, config)
     parts = {"image": image.sum() / (turns * draws), "text": text.sum() / turns, "kl": kl.sum() / (turns * draws)}
-    values = {"image_loss": parts["image"].item(), "text_loss": parts["text"].item(), "kl": parts["kl"].item()}
+    values = {shown: Tally(parts[name].item()) for name, shown in learned(config).items()}
     return parts, {**values, **image_metrics, **text_metrics}
 
 
 def _image_loss(
     result: Replay, chunk: Chunk, advantage: Tensor, experience: Experience, config: RlConfig
-) -> tuple[Tensor, Metrics]:
+) -> tuple[Tensor, Watched]:
     """(J,) losses of noisy pictures."""
     if chunk.done is None or experience.window is None:
         if chunk.target is None or "image" not in config.policies:
@@ -85,21 +89,22 @@ def _image_loss(
     return objectives.clipped_policy_loss(log_ratio, advantage, config.clip), _ratio("image", log_ratio, config.clip)
 
 
-def _text_loss(result: Replay, chunk: Chunk, advantage: Tensor, config: RlConfig) -> tuple[Tensor, Metrics]:
+def _text_loss(result: Replay, chunk: Chunk, advantage: Tensor, config: RlConfig) -> tuple[Tensor, Watched]:
     """(M,) losses of decisions, each divided by the length of its trace."""
     log_ratio = result.text_logprobs - chunk.stored.text_logprobs
     loss = objectives.clipped_policy_loss(log_ratio, advantage, config.text_clip) * share_of_trace(result)
     if not len(log_ratio):
         return loss, {}
-    return loss, {**_ratio("text", log_ratio, config.text_clip), "entropy": result.text_entropy.mean().item()}
+    watched = {"text_kl": tally(objectives.sampled_kl(log_ratio.detach())), "entropy": tally(result.text_entropy)}
+    return loss, {**_ratio("text", log_ratio, config.text_clip), **watched}
 
 
-def _ratio(policy: str, log_ratio: Tensor, clip: float) -> Metrics:
+def _ratio(policy: str, log_ratio: Tensor, clip: float) -> Watched:
     if not len(log_ratio):
         return {}
     ratio = log_ratio.detach().exp()
     outside = (ratio - 1).abs() > clip
-    return {f"{policy}_ratio": ratio.mean().item(), f"{policy}_clip_share": outside.float().mean().item()}
+    return {f"{policy}_ratio": tally(ratio), f"{policy}_clip_share": tally(outside)}
 
 
 def share_of_trace(result: Replay) -> Tensor:

@@ -58,7 +58,7 @@ def train_rl(config: RlConfig, parent: Path, sessions_folder: Path, folder: Path
     for step in trainer.steps():
         learning = in_turn(config, step)
         experience = explore(bundle, sessions, learning, step)
-        metrics = distributed.average(summarise(experience, learning))
+        metrics = summarise(experience, learning)
         if "reward" not in metrics:
             raise UserError(
                 f"The judge gave no reward for any turn of iteration {step}",
@@ -67,7 +67,7 @@ def train_rl(config: RlConfig, parent: Path, sessions_folder: Path, folder: Path
         metrics |= watch.look(step, metrics["reward"])
         if config.samples_every and step % config.samples_every == 0 and distributed.rank() == 0:
             draw_samples(experience, samples_folder(folder) / f"iteration-{step:05d}.png")
-        metrics |= distributed.average(improve(bundle, reference, trainer, experience, learning, step, anchor))
+        metrics |= improve(bundle, reference, trainer, experience, learning, step, anchor)
         named = {f"rl/{key}": value for key, value in metrics.items()}
         report(step, {**named, "progress": (step + 1) / config.optimisation.steps})
         if config.stop_on_alert and metrics.get("alert"):

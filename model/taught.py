@@ -15,6 +15,7 @@ from model.config import RlConfig, SupervisedConfig
 from model.ground_truth import ground_truth
 from model.packing import Pictures
 from model.supervised import encode_lessons, noise_of, supervised_loss
+from model.tallies import Tally, Watched
 from model.trainer import numpy_generator
 
 ROOM = 2**32  # bytes of encoded sessions that stay in memory: all of a rendered world's, a few hundred of 512 pixels
@@ -79,11 +80,11 @@ class Anchor:
         seed = config.optimisation.seed
         self.batches = TaughtSessions(bundle, folder, anchor.labelled, anchor.sessions, seed, "rl.anchor.sessions")
 
-    def losses(self, iteration: int, update: int, watched: list[dict[str, float]]) -> Iterator[Tensor]:
+    def losses(self, iteration: int, update: int, watched: list[Watched]) -> Iterator[Tensor]:
         """The one loss of an update; what to watch goes to `watched`."""
         step = iteration * self.updates + update
         lessons, tables = self.batches(step)
         shown = ground_truth(self.bundle, lessons, tables, self.config, noise_of(self.config, step, len(lessons)))
         loss, metrics = supervised_loss(self.bundle, shown, self.config.trace_weight)
-        watched.append({f"anchor_{name}": distributed.total(value) for name, value in metrics.items()})
+        watched.append({f"anchor_{name}": Tally(value) for name, value in metrics.items()})
         yield self.weight * loss

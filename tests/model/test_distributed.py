@@ -12,10 +12,13 @@ from data.errors import UserError
 from data.loader import Lesson, SessionFolder
 from model import distributed, learning
 from model.bundle import load
-from model.config import DropoutConfig, Optimisation, RlConfig, SamplingConfig, SupervisedConfig
-from model.experience import explore
+from model.config import AnchorConfig, DropoutConfig, Optimisation, RlConfig, SamplingConfig, SupervisedConfig
+from model.experience import explore, summarise
 from model.ground_truth import ground_truth
+from model.policy_losses import pays_kl
 from model.supervised import encode_lessons, noise_of, supervised_loss, told, train_supervised
+from model.tallies import Tally, means
+from model.taught import Anchor
 from model.trainer import Stopped, Trainer, generator
 from tests.model.ranks import on_ranks
 from tests.model.toys import toy_bundle, toy_example
@@ -29,7 +32,7 @@ def talk(folder):
         "gather": distributed.gather({"rank": rank, "said": "x" * (1 + 50 * rank)}),
         "total": distributed.total(rank + 0.5),
         "anyone": [distributed.anyone(rank == 1), distributed.anyone(False)],
-        "average": distributed.average({"both": float(rank), f"only {rank}": 3.0}),
+        "means": means([{"both": Tally(1.0, 1 + rank), f"only {rank}": Tally(3.0, 1), "part": Tally(2.0)}], 2),
         "shard": distributed.shard([1, 2, 3], "items"),
     }
     for wrong in (lambda: distributed.shard([1], "items"), lambda: distributed.barrier(f"at {rank}")):
@@ -63,7 +66,7 @@ def test_ranks_share_out_and_agree(tmp_path):
     assert first == second
     assert [one["rank"] for one in first["gather"]] == [0, 1]
     assert first["total"] == 2.0 and first["anyone"] == [True, False]
-    assert first["average"] == {"both": 0.5, "only 0": 3.0, "only 1": 3.0}
+    assert first["means"] == {"both": 2 / 3, "only 0": 3.0, "part": 2.0, "only 1": 3.0}
 
 
 def test_one_process_is_a_group_of_its_own():
@@ -198,11 +201,33 @@ RL = RlConfig(
 )
 
 
+# What `tiny` does, in small.
+TINY = dataclasses.replace(
+    RL,
+    epochs=2,
+    minibatches=2,
+    policies=("text",),
+    resample="best",
+    mask_text=True,
+    scale="none",
+    kl="none",
+    text_weight=10.0,
+    anchor=AnchorConfig(sessions=3, noise_draws=1, weight=0.5),
+)
+
+
 class Backward:
-    """A trainer that takes gradients and no step; counts the losses."""
+    """A trainer that takes gradients and no step; keeps those of every update, and the losses."""
+
+    def __init__(self, model):
+        self.model, self.seen, self.losses = model, {}, []
+        self.parameters = list(model.parameters())  # their shards, as an optimiser holds them: the model may be whole
 
     def update(self, losses):
-        self.losses = [loss.backward() or loss.item() for loss in losses]
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.losses.append([loss.backward() or loss.item() for loss in losses])
+        self.seen |= {f"{len(self.losses)}/{name}": value for name, value in gradients(self.model).items()}
         return {}
 
 
@@ -217,29 +242,35 @@ def teach(experience, idle):
             getattr(experience, f"{name}_advantages")[group] = values[:, : here.shape[1]] * here
 
 
-def rl_gradients(parent, other, sessions, folder):
-    bundle, reference = load(parent), load(other).model.requires_grad_(False)
-    for model in (bundle.model, reference):
+def rl_gradients(config, parent, other, sessions, folder):
+    bundle, reference = load(parent), load(other).model.requires_grad_(False) if pays_kl(config) else None
+    for model in (bundle.model, reference) if reference else (bundle.model,):
         distributed.distribute(model, model.blocks)
-    experience = explore(bundle, SessionFolder(sessions, "train", targets=False), RL, 0)
+    anchor = Anchor(bundle, config, sessions) if config.anchor.sessions else None
+    experience = explore(bundle, SessionFolder(sessions, "train", targets=False), config, 0)
+    sampled = summarise(experience, config)
     for idle in (False, True):
         teach(experience, idle)
-        work = Backward()
-        bundle.model.zero_grad()
-        learning.improve(bundle, reference, work, experience, RL, 0)
-        found = gradients(bundle.model) | {"loss": torch.tensor(distributed.total(sum(work.losses)))}
-        assert len(set(distributed.gather(len(work.losses)))) == 1, "or the ranks wait for each other for ever"
+        work = Backward(bundle.model)
+        watched = learning.improve(bundle, reference, work, experience, config, 0, anchor)
+        found = work.seen | {name: torch.tensor(value) for name, value in (sampled | watched).items()}
+        found["loss"] = torch.tensor([distributed.total(sum(losses)) for losses in work.losses])
+        counts = [len(losses) for losses in work.losses]
+        assert distributed.gather(counts) == [counts] * distributed.world(), "or the ranks wait for each other for ever"
         if distributed.rank() == 0:
             save_file(found, folder / f"{distributed.world()}-{idle}.safetensors")
 
 
-def test_two_ranks_give_the_gradients_of_one_in_rl(tmp_path):
-    config = SessionsConfig(train=6, validation=0, turns=(1, 3))
-    sessions = build(config, tmp_path / "sessions", "sessions")
+@pytest.mark.parametrize("config", [RL, TINY], ids=["both policies", "as tiny"])
+def test_two_ranks_give_the_gradients_of_one_in_rl(tmp_path, config):
+    data = SessionsConfig(train=6, validation=0, turns=(1, 3))
+    sessions = build(data, tmp_path / "sessions", "sessions")
     models = [toy_bundle(seed).save(tmp_path / f"model-{seed}") for seed in range(2)]
-    rl_gradients(*models, sessions, tmp_path)
-    on_ranks(2, rl_gradients, *models, sessions, tmp_path)
+    rl_gradients(config, *models, sessions, tmp_path)
+    on_ranks(2, rl_gradients, config, *models, sessions, tmp_path)
     for idle in (False, True):
         found = alike(tmp_path, f"1-{idle}.safetensors", f"2-{idle}.safetensors")
+        assert len(found["loss"]) == config.epochs * config.minibatches
         for name in ("llm2vae.weight", "language_model.lm_head.weight"):
-            assert found[name].abs().max() > 1e-3
+            assert found[f"1/{name}"].abs().max() > 1e-3
+        assert (found["resampled_share"] > 0) == (config.resample == "best")

@@ -168,6 +168,13 @@ def test_guard_takes_the_drift_of_the_mean_out_of_the_ratio_of_a_samplers_own_st
         torch.testing.assert_close(guarded, as_published, rtol=1e-3, atol=1e-6)
 
 
+def test_the_sampled_kl_is_in_the_mean_that_of_the_policy_that_sampled_from_the_current_one():
+    old, new = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.5, 0.1, 0.4])
+    each = objectives.sampled_kl((new / old).log())
+    assert (each > 0).all() and objectives.sampled_kl(torch.zeros(1)).item() == 0
+    assert (old * each).sum().item() == pytest.approx((old * (old / new).log()).sum().item(), rel=1e-5)
+
+
 def test_spread_is_that_of_the_values_that_count():
     values = torch.tensor([[[1.0], [3.0], [torch.nan], [100.0]]])
     counted = torch.tensor([[[True], [True], [False], [False]]])

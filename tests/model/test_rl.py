@@ -6,11 +6,14 @@ from safetensors.torch import load_file
 
 from data.build import SessionsConfig, build
 from data.errors import UserError
+from mlflow_config.catalogue import describe
 from model import experience, learning, rl
 from model.bundle import load
 from model.config import AnchorConfig, Optimisation, RlConfig, SamplingConfig
 from model.experience import Experience, best_siblings, explore, healthy_siblings, merge, summarise
 from model.judges import METRICS, Absence, SessionScores
+from model.replay import transition
+from model.trainer import Trainer
 from model.trajectories import Trajectory
 from tests.model.toys import toy_bundle
 
@@ -83,7 +86,7 @@ def test_it_learns_reports_and_resumes_to_the_same_bits(parent, sessions, tmp_pa
     assert any(not torch.equal(v, weights(parent)[k]) for k, v in weights(tmp_path / "whole").items())
     with pytest.raises(KeyboardInterrupt):
         train(parent, sessions, tmp_path / "cut", stop_after=1)
-    assert len(train(parent, sessions, tmp_path / "cut")) == 2, "it goes on, it does not start again"
+    assert train(parent, sessions, tmp_path / "cut") == seen[1:], "it goes on, it does not start again"
     for name, value in weights(tmp_path / "whole").items():
         assert torch.equal(value, weights(tmp_path / "cut")[name]), name
 
@@ -187,6 +190,37 @@ def test_a_replay_that_differs_from_the_rollout_stops_the_run(parent, sessions, 
     with pytest.raises(UserError, match="does not reproduce the rollout"):
         train(load(parent, precision).save(tmp_path / "parent"), sessions, tmp_path / "off")
     assert not (tmp_path / "off").exists()
+
+
+def test_in_low_precision_single_decisions_may_round_apart_and_not_their_mean():
+    noise = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    noise[::500] *= 20
+    rounded = [{"text": 0.02 * half, "image": 4e-4 * half} for half in noise.split(5_000)]
+    assert rounded[0]["text"].max() > 0.5
+    learning.check_on_policy(rounded, exact=False)
+    for off in ({"text": 0.05 * noise}, {"image": 4e-3 * noise}, {"text": torch.full((3,), torch.nan)}):
+        with pytest.raises(UserError, match=f"{next(iter(off))}.* off in the mean"):
+            learning.check_on_policy([off], exact=False)
+    one = torch.zeros(10_000).index_fill(0, torch.tensor([7]), 2e-4)
+    for policy in ("text", "image"):
+        with pytest.raises(UserError, match="a ratio is off 1"):
+            learning.check_on_policy([{policy: one}], exact=True)
+        learning.check_on_policy([{policy: one / 4}], exact=True)
+        learning.check_on_policy([{policy: one}, {}], exact=False)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("changes", [{"temperature": 1.1}, {"text_guidance": 3.0}])
+def test_a_replay_of_other_settings_is_refused_in_every_precision(parent, sessions, precision, parts, changes):
+    bundle = load(parent)
+    bundle.model.to(precision)
+    config = dataclasses.replace(CONFIG, filter=False, minibatches=parts, kl="none")
+    found = explore(bundle, rl.practice(sessions), config, 0)
+    gradient(bundle, found, config)
+    other = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **changes))
+    with pytest.raises(UserError, match="does not reproduce the rollout"):
+        gradient(bundle, found, other)
 
 
 def test_a_group_of_identical_samples_stops_the_run(parent, sessions, tmp_path):
@@ -373,6 +407,60 @@ def test_an_iteration_without_any_reward_says_so(parent, sessions, tmp_path, mon
     monkeypatch.setattr(experience, "judge_many", scores)
     with pytest.raises(UserError, match="no reward for any turn of iteration 0"):
         train(parent, sessions, tmp_path / "model")
+
+
+def test_only_what_learns_is_shown_as_a_loss_and_traces_drift_once_a_weight_has_moved(parent, sessions, tmp_path):
+    one = dataclasses.replace(CONFIG.optimisation, steps=1)
+    (both,) = train(parent, sessions, tmp_path / "both", dataclasses.replace(CONFIG, optimisation=one))
+    assert both["rl/kl"] > 0 and both["rl/text_kl"] > 0 and {"rl/image_loss", "rl/text_loss"} <= both.keys()
+    alone = dataclasses.replace(CONFIG, policies=("text",), kl="none", epochs=1, optimisation=one)
+    (seen,) = train(parent, sessions, tmp_path / "text", alone)
+    assert "rl/text_loss" in seen and not {"rl/kl", "rl/image_loss"} & seen.keys()
+    assert seen["rl/text_kl"] == pytest.approx(0, abs=1e-8)
+    assert all(describe(name) for name in (both | seen) if name != "progress")
+
+
+def test_what_is_watched_is_the_mean_over_all_updates_of_the_iteration(parent, sessions, tmp_path, monkeypatch):
+    once = dataclasses.replace(CONFIG.optimisation, steps=1, gradient_clip=1e9)
+    config = dataclasses.replace(CONFIG, minibatches=2, clip=1e-4, text_clip=1e-2, optimisation=once)
+    image, text, entropy, norms = [], [], [], []
+    summed = {"image_loss": 0.0, "text_loss": 0.0, "kl": 0.0, "loss": 0.0}
+    losses, update = learning.policy_losses, Trainer.update
+
+    def watch(result, chunk, found, config):
+        parts, metrics = losses(result, chunk, found, config)
+        image.append(transition(chunk.stored, chunk.done, result.velocity, found.window).logprob - chunk.done.logprobs)
+        text.append(result.text_logprobs - chunk.stored.text_logprobs)
+        entropy.append(result.text_entropy)
+        for shown, name in (("image_loss", "image"), ("text_loss", "text"), ("kl", "kl")):
+            summed[shown] += parts[name].item() / 4
+        summed["loss"] += (parts["image"] + parts["text"] + config.kl_weight * parts["kl"]).item() / 4
+        return parts, metrics
+
+    def norm(trainer, given):
+        done = update(trainer, given)
+        squares = [p.grad.square().sum() for p in trainer.parameters.values() if p.grad is not None]
+        norms.append(torch.stack(squares).sum().sqrt().item())
+        return done
+
+    monkeypatch.setattr(learning, "policy_losses", watch)
+    monkeypatch.setattr(Trainer, "update", norm)
+    (seen,) = train(parent, sessions, tmp_path / "model", config)
+    image, text, entropy = (torch.cat(found).detach() for found in (image, text, entropy))
+    expected = {
+        **summed,
+        "image_ratio": image.exp().mean(),
+        "text_ratio": text.exp().mean(),
+        "image_clip_share": ((image.exp() - 1).abs() > 1e-4).float().mean(),
+        "text_clip_share": ((text.exp() - 1).abs() > 1e-2).float().mean(),
+        "text_kl": (text.exp() - 1 - text).mean(),
+        "entropy": entropy.mean(),
+        "gradient_norm": sum(norms) / 4,
+    }
+    assert len(norms) == 4 and len({round(value, 6) for value in norms}) > 2, "or the last one says the same"
+    for name, value in expected.items():
+        assert seen[f"rl/{name}"] == pytest.approx(float(value), rel=1e-4, abs=1e-7) and value != 0, name
+    assert 0 < seen["rl/image_clip_share"] < 1 > seen["rl/text_clip_share"] > 0
 
 
 def test_what_is_added_up_does_not_depend_on_how_many_are_replayed_at_once(parent, sessions, tmp_path):
