@@ -3,7 +3,7 @@
 A stage is run inside `stage(spec)`. A FINISHED run with the same fingerprint whose results still verify is reused; a
 run that failed, was killed or died is opened again under its old id, so that a retry leaves no second run behind.
 Errors close a run as FAILED, interrupts as KILLED. A lock per fingerprint keeps two processes of one machine from doing
-the same work: the second waits and then reuses.
+the same work: the second waits and then reuses. A run that another machine has under way is never taken from it.
 """
 
 from __future__ import annotations
@@ -104,13 +104,18 @@ def stage(spec: Spec, verify: Callable[[dict[str, Any]], bool] = bool) -> Iterat
         finished = next((run for run in runs if result(run) and verify(result(run))), None)
         if finished is None and _reuse_only.get():
             raise NotFinished(f"{spec.name} has no finished run {spec.fingerprint[:12]}", "Run the stage")
-        broken_off = [run for run in runs if run.info.status != "FINISHED"]
+        broken_off = [run for run in runs if run.info.status != "FINISHED" and not _under_way_elsewhere(run)]
         found = finished or _open(spec, broken_off)
         run = ActiveRun(spec, found, reused=finished is not None, reopened=bool(broken_off))
         if spec.parent_run:
             client().set_tag(spec.parent_run, stage_tag(spec.name.replace(" ", ".")), run.run_id)
         with _closing(run):
             yield run
+
+
+def _under_way_elsewhere(run: Run) -> bool:
+    """Whether a run is RUNNING where this lock says nothing about it: another machine may be at it."""
+    return run.info.status == "RUNNING" and not same_place(run.data.tags.get(Tag.HOST, ""), settings().state)
 
 
 def _lock(spec: Spec, wait: float) -> AbstractContextManager[None]:
@@ -189,7 +194,7 @@ def sweep(profile: str) -> list[Run]:
     """Close runs that died here without a word (kill -9, power): no process holds their lock any more."""
     closed = []
     for run in client().search_runs([experiment_id(profile)], "attributes.status = 'RUNNING'"):
-        if not same_place(run.data.tags.get(Tag.HOST, ""), settings().state):
+        if _under_way_elsewhere(run):
             continue
         spec = Spec(run.data.tags.get(Tag.STAGE, ""), profile, run.data.tags.get(Tag.FINGERPRINT, ""))
         with suppress(Busy), _lock(spec, wait=0):

@@ -189,6 +189,14 @@ def test_a_killed_process_leaves_a_run_that_the_next_one_takes_up(home):
     assert len(tracking.find("smoke", "train_sft")) == 1
 
 
+def test_a_run_under_way_on_another_machine_is_left_to_it():
+    tags = {Tag.HOST: "elsewhere/0123", Tag.STAGE: "train_sft", Tag.FINGERPRINT: "a" * 64}
+    theirs = tracking.client().create_run(tracking.experiment_id("smoke"), tags=tags)
+    ours = finish()
+    assert ours.run_id != theirs.info.run_id and status(theirs.info.run_id) == "RUNNING"
+    assert tracking.client().get_run(theirs.info.run_id).data.tags == theirs.data.tags
+
+
 class Racing:
     """A store that refuses as often as it is told to, as MLflow does when another run enters a data set first."""
 
