@@ -27,12 +27,12 @@ from tasks.settings import Dispatch, settings
 POLL_SECONDS = 2.0
 
 
-def stage(flow: Flow[..., Any], name: Stage, **arguments: Any) -> Any:
+def stage(flow: Flow[..., Any], name: Stage | str, **arguments: Any) -> Any:
     """Run the flow of a stage and return its result.
 
     Args:
         flow: a flow of this package; its deployment bears its name.
-        name: the stage, whose code and parameters make the idempotency key.
+        name: the stage, whose code and parameters make the idempotency key; or the key, for a flow of several stages.
         arguments: the flow's arguments; `profile` is one of them, and all are text.
 
     Raises:
@@ -62,8 +62,8 @@ def idempotency_key(name: Stage, arguments: dict[str, Any]) -> str:
     return identity.fingerprint(name, [parameters.load(arguments["profile"]), inputs])
 
 
-def _on_a_worker(flow: Flow[..., Any], name: Stage, arguments: dict[str, Any]) -> Any:
-    key = idempotency_key(name, arguments)
+def _on_a_worker(flow: Flow[..., Any], name: Stage | str, arguments: dict[str, Any]) -> Any:
+    key = idempotency_key(name, arguments) if isinstance(name, Stage) else name
     newest = _newest(flow, key)
     if newest is not None and newest.state is not None and newest.state.is_completed():
         with suppress(tracking.NotFinished), tracking.only_reuse():
