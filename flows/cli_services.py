@@ -91,14 +91,11 @@ def status(as_json: Json = False, debug: Debug = False) -> None:
 
 def _retrainings() -> list[dict[str, Any]]:
     """The newest retraining of every profile that has one."""
-    from data.parameters import profile_names
-    from mlflow_config.settings import RETRAIN, experiment
+    from mlflow_config.settings import RETRAIN
     from tasks import tracking
 
     found = []
-    for profile in profile_names(settings().root / "params.yaml"):
-        if tracking.client().get_experiment_by_name(experiment(profile)) is None:
-            continue
+    for profile in tracking.begun_profiles():
         runs = tracking.find(profile, RETRAIN)
         for run in sorted(runs, key=lambda run: -run.info.start_time)[:1]:
             models = tracking.result(run).get("models", {})

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from data.errors import UserError
 from model.atomic import write_atomically
 from tasks.failures import ServiceError
+from tasks.locks import place
 from tasks.prefect_server import answers
 from tasks.settings import CONSOLE_LEVEL, SERVICES, Dispatch, Settings, prepare, settings
 
@@ -109,7 +110,7 @@ def up() -> list[Service]:
         _deploy(chosen, urls)
         for pool in pools:
             if f"worker-{pool}" not in present:
-                command = [*worker_command(pool), "--name", f"local-{pool}"]
+                command = ["flows.cli", "worker", "gpu" if pool == chosen.gpu_pool else "cpu"]
                 present[f"worker-{pool}"] = _start(f"worker-{pool}", command, chosen, urls)
     except BaseException:
         _stop(list(present.values()))
@@ -145,15 +146,23 @@ def become_worker(gpu: bool, limit: int | None) -> NoReturn:
             "A worker needs a Prefect server", "Set PREFECT_API_URL, or run `edit-r2 up`, which starts both"
         )
     require_reachable(chosen)
-    bound = [] if limit is None else ["--limit", str(limit)]
-    command = [*worker_command(chosen.gpu_pool if gpu else chosen.cpu_pool), *bound]
+    pool = chosen.gpu_pool if gpu else chosen.cpu_pool
+    name = f"{place(chosen.state).replace('/', '-')}-{pool}"  # tells this machine's flow runs from those of others
+    _close_what_died(name)
+    command = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", name]
+    command += [] if limit is None else ["--limit", str(limit)]
     os.chdir(chosen.root)
     os.execv(sys.executable, [sys.executable, "-m", *command])
 
 
-def worker_command(pool: str) -> list[str]:
-    """The module and arguments that serve a pool."""
-    return ["prefect", "worker", "start", "--pool", pool, "--type", "process"]
+def _close_what_died(worker: str) -> None:
+    """Close what a power cut or `kill -9` left open here, before anybody waits for it: no other machine can tell."""
+    from tasks import retraining, tracking
+    from tasks.doctor_services import close_dead_flow_runs
+
+    for profile in tracking.begun_profiles():
+        retraining.close_dead(profile)
+    close_dead_flow_runs(worker)
 
 
 def _servers(chosen: Settings) -> dict[str, list[str]]:

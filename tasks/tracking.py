@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
+from data.parameters import profile_names
 from mlflow_config.settings import Tag, experiment, stage_tag
 from tasks import identity
 from tasks.locks import Busy, file_lock, place, same_place
@@ -30,6 +31,7 @@ __all__ = [
     "ActiveRun",
     "NotFinished",
     "Spec",
+    "begun_profiles",
     "client",
     "experiment_id",
     "find",
@@ -57,6 +59,12 @@ def experiment_id(profile: str) -> str:
         if found is None:
             raise
         return str(found.experiment_id)
+
+
+def begun_profiles() -> list[str]:
+    """The profiles of params.yaml that MLflow holds runs of."""
+    named = profile_names(settings().root / "params.yaml")
+    return [name for name in named if client().get_experiment_by_name(experiment(name)) is not None]
 
 
 def find(profile: str, stage_name: str, fingerprint: str | None = None) -> list[Run]:

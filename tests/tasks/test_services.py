@@ -10,8 +10,10 @@ import time
 import pytest
 
 from data.errors import UserError
-from tasks import services
+from mlflow_config.settings import Tag
+from tasks import services, tracking
 from tasks.failures import ServiceError
+from tasks.locks import place
 from tasks.settings import CONSOLE_LEVEL, SERVICES, settings
 
 
@@ -119,13 +121,44 @@ def test_a_worker_hands_the_settings_of_its_machine_on(bare, monkeypatch):
         monkeypatch.chdir(bare)
         settings.cache_clear()
         started = {}
+        monkeypatch.setattr(services, "_close_what_died", lambda worker: started.update(swept=worker))
         monkeypatch.setattr(os, "execv", lambda path, words: started.update(words=words, environment=dict(os.environ)))
         services.become_worker(True, 1)
+    name = f"{place(bare).replace('/', '-')}-gpus"
     assert started["words"][1:] == [
-        *("-m", "prefect", "worker", "start", "--pool", "gpus", "--type", "process", "--limit", "1")
+        *("-m", "prefect", "worker", "start", "--pool", "gpus", "--type", "process", "--name", name, "--limit", "1")
     ]
+    assert started["swept"] == name
     assert started["environment"]["DO_NOT_TRACK"] == "true" and started["environment"][CONSOLE_LEVEL] == "INFO"
     assert started["environment"]["AWS_ENDPOINT_URL_S3"] == "http://store.example"
+
+
+def test_a_worker_closes_what_died_on_its_machine_and_nothing_else(home, prefect, sleeper):
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.states import Running
+
+    dead_run = tracking.client().create_run(
+        tracking.experiment_id("smoke"),
+        tags={Tag.HOST: place(home), Tag.STAGE: "train_sft", Tag.FINGERPRINT: "a" * 64},
+    )
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with get_client(sync_client=True) as client:
+
+        def running(worker, pid):
+            run = client.create_flow_run(flow(lambda: None, name="toy"), state=Running())
+            client.update_flow_run_labels(run.id, {"prefect.worker.name": worker})
+            client.update_flow_run(run.id, infrastructure_pid=str(pid))
+            return run.id
+
+        died, lives, theirs = (
+            running(*of) for of in (("gpu-1", gone.pid), ("gpu-1", sleeper.pid), ("gpu-2", gone.pid))
+        )
+        services._close_what_died("gpu-1")
+        states = [client.read_flow_run(run).state_name for run in (died, lives, theirs)]
+    assert states == ["Crashed", "Running", "Running"]
+    assert tracking.client().get_run(dead_run.info.run_id).info.status == "KILLED"
 
 
 @pytest.mark.services
