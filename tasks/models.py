@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,7 @@ from data.errors import UserError
 from mlflow_config.settings import MODEL_TYPE, Tag
 from tasks import tracking
 from tasks.canonical import is_digest
+from tasks.locks import file_lock
 from tasks.settings import settings
 
 if TYPE_CHECKING:
@@ -120,32 +122,50 @@ def fetch(model_id: str, expected: str | None = None) -> Path:
 
     Raises:
         UserError: no such model, its files are gone, or they differ from the digest.
+        Busy: another process has been bringing the same model for longer than a stage may take.
     """
     known = record(model_id)
     if expected not in (None, known.digest):
         problem = f"MLflow gives model {model_id} the digest {known.digest[:12]}, which is not {str(expected)[:12]}"
         raise Differs(problem, "Find out who changed its tags, and restore the registry")
-    cached = settings().folder("models") / known.digest[:12]
-    if cached.is_dir() and _holds(cached, known.digest):
+    cached = _cached(known.digest)
+    if _holds(cached, known.digest):
         return cached
-    shutil.rmtree(cached, ignore_errors=True)
+    with copy_lock(settings().state, cached.name, settings().stage_timeout):
+        if not _holds(cached, known.digest):  # else another process has just brought it
+            _bring(known, cached)
+    return cached
+
+
+def _bring(known: ModelRecord, cached: Path) -> None:
+    """Put a checked copy of a model into the cache, whole or not at all."""
     temporary = cached.with_name(f".{cached.name}-{uuid.uuid4().hex[:8]}")
+    shutil.rmtree(cached, ignore_errors=True)
     try:
-        _download(model_id, temporary)
+        _download(known.model_id, temporary)
         if not _holds(temporary, known.digest):
             remedy = "The store was tampered with or damaged: restore it, or delete the run and train again"
-            raise Differs(f"the files of model {model_id} differ from their digest {known.digest[:12]}", remedy)
+            raise Differs(f"the files of model {known.model_id} differ from their digest {known.digest[:12]}", remedy)
         temporary.rename(cached)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return cached
 
 
 def adopt(folder: Path, sha: str) -> None:
     """Move a freshly stored folder into the cache, so that the next stage need not download it."""
-    cached = settings().folder("models") / sha[:12]
-    if not cached.exists():
-        folder.replace(cached)
+    cached = _cached(sha)
+    with copy_lock(settings().state, cached.name, settings().stage_timeout):
+        if not cached.exists():
+            folder.replace(cached)
+
+
+def copy_lock(state: Path, name: str, wait: float) -> AbstractContextManager[None]:
+    """The lock on a cached copy: who brings it and who deletes it keep out of each other's way."""
+    return file_lock(state / "locks" / f"{name}.lock", wait)
+
+
+def _cached(sha: str) -> Path:
+    return settings().folder("models") / sha[:12]
 
 
 def verify(model_id: str) -> bool:

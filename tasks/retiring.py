@@ -20,6 +20,7 @@ from tasks.books import Books
 from tasks.holdings import look, needed
 from tasks.ledger import Draft
 from tasks.locks import Busy, file_lock
+from tasks.models import copy_lock
 from tasks.projection import project
 from tasks.promotion import model_lock
 from tasks.registry import RETIRED_TAG
@@ -72,8 +73,9 @@ def _delete(books: Books, choice: Choice) -> Choice:
 def _lock(books: Books, choice: Choice) -> AbstractContextManager[object]:
     if choice.item.kind == "model":
         return model_lock(books, choice.item.name, wait=0)
-    folder = books.state / ("locks" if choice.item.kind == "copy" else "runs")
-    return file_lock(folder / f"{Path(choice.item.name).name}.lock", wait=0)
+    if choice.item.kind == "copy":
+        return copy_lock(books.state, Path(choice.item.name).name, wait=0)
+    return file_lock(books.state / "runs" / f"{choice.item.name}.lock", wait=0)
 
 
 def _delete_model(books: Books, choice: Choice) -> Choice:

@@ -3,11 +3,15 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from data.errors import UserError
 from tasks import models, tracking
+from tasks.locks import Busy, file_lock
+from tasks.settings import settings
 
 SPEC = tracking.Spec("train_sft", "smoke", "f" * 64)
 
@@ -72,6 +76,33 @@ def test_a_changed_byte_in_the_store_is_noticed(logged, home):
 def test_a_damaged_cache_is_fetched_again(logged):
     (models.fetch(logged.model_id) / "config.json").write_text("broken")
     assert (models.fetch(logged.model_id) / "config.json").read_text() == "{}"
+
+
+def test_two_that_need_a_model_at_once_bring_it_once(logged, monkeypatch):
+    brought, bring = [], models._download
+
+    def slow(model_id, target):
+        brought.append(model_id)
+        time.sleep(0.3)
+        bring(model_id, target)
+
+    monkeypatch.setattr(models, "_download", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(models.fetch, [logged.model_id] * 2)
+    assert first == second and brought == [logged.model_id]
+    assert models.manifest(first)
+
+
+def test_a_copy_is_brought_and_adopted_under_the_lock_of_retention(logged, home, folder, monkeypatch):
+    monkeypatch.setenv("EDIT_R2_STAGE_TIMEOUT", "0.1")
+    settings.cache_clear()
+    with file_lock(home / "locks" / f"{logged.digest[:12]}.lock"):
+        with pytest.raises(Busy):
+            models.fetch(logged.model_id)
+        with pytest.raises(Busy):
+            models.adopt(folder, logged.digest)
+    models.adopt(folder, logged.digest)
+    assert models.fetch(logged.model_id).is_dir() and not folder.exists()
 
 
 def test_an_unknown_model_is_a_user_error(home):
