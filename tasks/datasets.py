@@ -1,9 +1,9 @@
 """Data sets as DVC stages: built where something changed, identified by DVC's hash, pushed to the remote.
 
-A stage always runs as `dvc --wait-for-lock repro STAGE` in a process of its own: DVC has no call for it, and without
-the flag a stage that finishes while another process holds the lock loses its entry in dvc.lock. What the command says
-goes to a log; a failure becomes one line. Nothing here writes to the committed `.dvc/config`: a remote that differs
-from the folder named there is kept in `.dvc/config.local`, and credentials stay in the environment.
+DVC always runs as `dvc --wait-for-lock` in a process of its own: it has no call for a stage, and without the flag a
+stage that finishes while another process holds the lock loses its entry in dvc.lock. What the command says goes to a
+log; a failure becomes one line. Nothing here writes to the committed `.dvc/config`: a remote that differs from the
+folder named there is kept in `.dvc/config.local`, and credentials stay in the environment.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def build(profile: str, name: Name, push: bool = True, chosen: Settings | None =
     stage = f"{name}@{owner}"
     # DVC refuses a stage that another process runs ("is busy"); waiting for it is what both of them want.
     with file_lock(chosen.folder("locks") / "dvc-repro.lock", chosen.stage_timeout):
-        _run(["--wait-for-lock", "repro", stage], f"build {name}/{owner}", chosen)
+        _run(["repro", stage], f"build {name}/{owner}", chosen)
     dataset = locked(owner, name, chosen)
     if push:
         push_dataset(dataset, chosen)
@@ -178,7 +178,7 @@ def manifest_digest(folder: Path) -> str:
 
 def _run(arguments: list[str], purpose: str, chosen: Settings) -> str:
     """Run DVC in the checkout, append what it says to the log, and return its standard output."""
-    command = [sys.executable, "-m", "dvc", *arguments]
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
     # The stages' own `python` must be this one, also where no environment was activated.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}

@@ -111,6 +111,21 @@ def test_two_at_once_build_once(checkout):
     assert (checkout.root / "runs").read_text() == "x"
 
 
+def test_every_command_waits_for_whoever_is_at_the_checkout(checkout, tmp_path, monkeypatch):
+    asked, run = [], subprocess.run
+
+    def told(command, **more):
+        asked.append(command[3:])
+        return run(command, **more)
+
+    monkeypatch.setattr(datasets.subprocess, "run", told)
+    elsewhere = checkout.model_copy(update={"dvc_remote": str(tmp_path / "elsewhere")})
+    datasets.build("tiny", "sessions", chosen=elsewhere)
+    datasets.is_pushed("tiny", "sessions", elsewhere)
+    assert {words[1] for words in asked} == {"repro", "remote", "push", "status"}
+    assert {words[0] for words in asked} == {"--wait-for-lock"}
+
+
 def test_a_remote_that_cannot_be_written_is_one_line(checkout, tmp_path):
     (tmp_path / "file").write_text("")
     elsewhere = checkout.model_copy(update={"dvc_remote": str(tmp_path / "file" / "below")})
