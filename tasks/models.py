@@ -16,14 +16,13 @@ from data.errors import UserError
 from mlflow_config.settings import MODEL_TYPE, Tag
 from tasks import tracking
 from tasks.canonical import is_digest
+from tasks.failures import transient
 from tasks.locks import file_lock
+from tasks.recording import known_to_mlflow
 from tasks.settings import settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-
-UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow answers for an id that it does not hold
 
 
 class Differs(UserError):
@@ -98,19 +97,16 @@ def log(run: tracking.ActiveRun, folder: Path, name: str, parent: str | None, pa
 def record(model_id: str) -> ModelRecord:
     """What MLflow holds of a model. Raises UserError when it holds none that this project made, and what MLflow raises
     when it cannot tell."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    problem = f"MLflow holds no model {model_id} of this project"
+    remedy = "List models with `edit-r2 status`, or train one with `edit-r2 run`"
+    with known_to_mlflow(problem, remedy):
         found = tracking.client().get_logged_model(model_id)
-        digest, parent = found.tags[Tag.DIGEST], found.tags.get(Tag.PARENT)
-        if not is_digest(digest):  # it names a folder of the cache
-            raise UserError(f"the digest of model {model_id} in MLflow is none", "Find out who changed its tags")
-        return ModelRecord(found.name, model_id, digest, str(found.source_run_id), parent)
-    except (MlflowException, KeyError) as error:
-        if isinstance(error, MlflowException) and error.error_code not in UNKNOWN:
-            raise
-        remedy = "List models with `edit-r2 status`, or train one with `edit-r2 run`"
-        raise UserError(f"MLflow holds no model {model_id} of this project", remedy) from error
+    if Tag.DIGEST not in found.tags:
+        raise UserError(problem, remedy)
+    digest = found.tags[Tag.DIGEST]
+    if not is_digest(digest):  # it names a folder of the cache
+        raise UserError(f"the digest of model {model_id} in MLflow is none", "Find out who changed its tags")
+    return ModelRecord(found.name, model_id, digest, str(found.source_run_id), found.tags.get(Tag.PARENT))
 
 
 def fetch(model_id: str, expected: str | None = None) -> Path:
@@ -221,5 +217,7 @@ def _download(model_id: str, target: Path) -> None:
             )
             Path(got).replace(target)
     except (MlflowException, OSError) as error:
+        if transient(error):
+            raise
         remedy = "Restore the artifact store, or delete the run and train again"
         raise UserError(f"the files of model {model_id} cannot be read: {error}", remedy) from error

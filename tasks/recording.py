@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
 
 FLUSH_SECONDS = 2.0  # a metric costs 16 to 32 ms alone and well under 1 ms in a batch
+UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow answers for an id that it does not hold
 BATCH = 500  # metrics of one request; MLflow takes up to 1,000
 
 
@@ -167,6 +169,22 @@ class ActiveRun:
         """Say what the stage hands on: with it, and only with it, the run counts as finished."""
         self.result = dict(handed_on)
         self.tag({Tag.RESULT: canonical(self.result, plain).decode()})
+
+
+@contextmanager
+def known_to_mlflow(problem: str, remedy: str) -> Iterator[None]:
+    """Around a question for one thing: MLflow's answer that it holds no such thing becomes a UserError.
+
+    Whatever else it raises says nothing about the thing, and is raised as it is: it may be worth another try.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in UNKNOWN:
+            raise
+        raise UserError(problem, remedy) from error
 
 
 def log_dataset(store: MlflowClient, run_id: str, used: DatasetInput) -> None:
