@@ -70,8 +70,28 @@ def digest(folder: Path) -> str:
 
 
 def log(run: tracking.ActiveRun, folder: Path, name: str, parent: str | None, params: Mapping[str, Any]) -> ModelRecord:
-    """Store a model folder as the output of a run; the parent model is an input of the run already."""
+    """Store a model folder as the output of a run; the parent model is an input of the run already.
+
+    A run that broke off after it had stored these very files hands on that model.
+    """
     sha = digest(folder)
+    model_id = _stored_by(run, sha) or _store(run, folder, name, parent, params, sha)
+    run.model_output(model_id)
+    return ModelRecord(name, model_id, sha, run.run_id, parent)
+
+
+def _stored_by(run: tracking.ActiveRun, sha: str) -> str | None:
+    """The model with this digest that a run has stored whole."""
+    own = f"source_run_id = '{run.run_id}'"
+    for found in tracking.client().search_logged_models([run.experiment_id], own):
+        if found.status == "READY" and found.tags.get(Tag.DIGEST) == sha:
+            return str(found.model_id)
+    return None
+
+
+def _store(
+    run: tracking.ActiveRun, folder: Path, name: str, parent: str | None, params: Mapping[str, Any], sha: str
+) -> str:
     client = tracking.client()
     tags = {Tag.DIGEST: sha, Tag.PROFILE: run.spec.profile, Tag.STAGE: run.spec.stage}
     if parent:
@@ -90,8 +110,7 @@ def log(run: tracking.ActiveRun, folder: Path, name: str, parent: str | None, pa
         client.finalize_logged_model(made.model_id, "FAILED")
         raise
     client.finalize_logged_model(made.model_id, "READY")
-    run.model_output(made.model_id)
-    return ModelRecord(name, made.model_id, sha, run.run_id, parent)
+    return str(made.model_id)
 
 
 def record(model_id: str) -> ModelRecord:

@@ -142,10 +142,12 @@ class ActiveRun:
         client().log_inputs(self.run_id, models=[LoggedModelInput(model_id)])
 
     def model_output(self, model_id: str) -> None:
-        """The model that this run made."""
+        """The model that this run made; MLflow refuses to be told twice."""
         from mlflow.entities import LoggedModelOutput
 
-        client().log_outputs(self.run_id, [LoggedModelOutput(model_id, step=0)])
+        told = client().get_run(self.run_id).outputs
+        if model_id not in [output.model_id for output in (told.model_outputs if told else [])]:
+            client().log_outputs(self.run_id, [LoggedModelOutput(model_id, step=0)])
         self.tag({Tag.MODEL: model_id})
 
     def tag(self, tags: Mapping[str, str]) -> None:
