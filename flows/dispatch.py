@@ -22,6 +22,7 @@ from data.errors import UserError
 from mlflow_config.settings import Stage
 from tasks import identity, parameters, tracking
 from tasks.failures import ServiceError
+from tasks.redaction import without_login
 from tasks.settings import Dispatch, settings
 
 POLL_SECONDS = 2.0
@@ -73,7 +74,8 @@ def _on_a_worker(flow: Flow[..., Any], name: Stage | str, arguments: dict[str, A
     if state.is_completed():
         with suppress(tracking.NotFinished), tracking.only_reuse():
             return flow.fn(**arguments)
-        problem = f"{flow.name} completed on a worker, but its result is not in MLflow at {settings().tracking_uri}"
+        where = without_login(settings().tracking_uri)
+        problem = f"{flow.name} completed on a worker, but its result is not in MLflow at {where}"
     else:
         problem = f"{flow.name} ended as {state.name} on a worker: {' '.join((state.message or 'no message').split())}"
     raise UserError(problem, f"See flow run {run.name} ({run.id}) in Prefect and run again")
@@ -118,8 +120,7 @@ def _ask(
             as_subflow=as_subflow,
         )
     except ObjectNotFound as error:
-        remedy = "Run `prefect deploy --all` (or `edit-r2 up`)"
-        raise UserError(f"Prefect knows no deployment {name}", remedy) from error
+        raise UserError(f"Prefect knows no deployment {name}", "Run `edit-r2 deploy`") from error
     return cast(FlowRun, made)
 
 
