@@ -41,13 +41,20 @@ def ask_services(
         ) as client:
             found += _guarded("MLflow", lambda: _versions("MLflow", "mlflow", client.get("/version").text))
     if chosen.prefect_api_url:
-        secret = chosen.prefect_api_auth_string
-        user, _, password = (secret.get_secret_value() if secret else "").partition(":")
-        auth = (user, password) if user else None
-        with httpx.Client(base_url=chosen.prefect_api_url, auth=auth, timeout=SECONDS, transport=transport) as client:
+        with prefect_api(chosen, chosen.prefect_api_url, transport) as client:
             found += _guarded("Prefect", lambda: _versions("Prefect", "prefect", client.get("/admin/version").json()))
             found += _guarded("Prefect", lambda: _slots(client, repair))
     return found
+
+
+def prefect_api(chosen: Settings, url: str, transport: httpx.BaseTransport | None = None) -> httpx.Client:
+    """A client of a Prefect server, with the credentials of the settings."""
+    import httpx
+
+    secret = chosen.prefect_api_auth_string
+    user, _, password = (secret.get_secret_value() if secret else "").partition(":")
+    auth = (user, password) if user else None
+    return httpx.Client(base_url=url, auth=auth, timeout=SECONDS, transport=transport)
 
 
 def _pair(user: str | None, password: Any) -> tuple[str, str] | None:
