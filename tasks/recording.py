@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Run
 
+LONGEST = 8000  # characters of a tag
 FLUSH_SECONDS = 2.0  # a metric costs 16 to 32 ms alone and well under 1 ms in a batch
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow answers for an id that it does not hold
 BATCH = 500  # metrics of one request; MLflow takes up to 1,000
@@ -57,11 +58,16 @@ def client() -> MlflowClient:
 
 def result(run: Run) -> dict[str, Any]:
     """What a finished stage handed on; empty when it did not finish, or what stands there is no JSON object."""
+    return handed_on(run) if run.info.status == "FINISHED" else {}
+
+
+def handed_on(run: Run) -> dict[str, Any]:
+    """What a run says that it handed on, finished or not: anybody may have written that."""
     try:
         found = json.loads(run.data.tags.get(Tag.RESULT, "{}"))
     except ValueError:
         return {}
-    return found if run.info.status == "FINISHED" and isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 class ActiveRun:
@@ -154,7 +160,7 @@ class ActiveRun:
         """Set tags; values are cut at MLflow's 8,000 characters."""
         from mlflow.entities import RunTag
 
-        client().log_batch(self.run_id, tags=[RunTag(str(key), str(value)[:8000]) for key, value in tags.items()])
+        client().log_batch(self.run_id, tags=[RunTag(str(key), str(value)[:LONGEST]) for key, value in tags.items()])
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Store a file or, with everything below it, a folder."""
@@ -168,9 +174,17 @@ class ActiveRun:
         client().log_text(self.run_id, content, name)
 
     def finish(self, handed_on: Mapping[str, Any]) -> None:
-        """Say what the stage hands on: with it, and only with it, the run counts as finished."""
+        """Say what the stage hands on: with it, and only with it, the run counts as finished.
+
+        Raises:
+            UserError: MLflow would keep only a part of it, which nobody could read again.
+        """
+        text = canonical(dict(handed_on), plain).decode()
+        if len(text) > LONGEST:
+            problem = f"the result of {self.spec.name} has {len(text)} characters, and MLflow keeps {LONGEST} of a tag"
+            raise UserError(problem, "Store it as an artifact and hand on its digest")
         self.result = dict(handed_on)
-        self.tag({Tag.RESULT: canonical(self.result, plain).decode()})
+        self.tag({Tag.RESULT: text})
 
 
 @contextmanager
