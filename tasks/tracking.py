@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
 from data.parameters import profile_names
-from mlflow_config.settings import Tag, experiment, stage_tag
+from mlflow_config.settings import EXPERIMENT, RETRAIN, Stage, Tag, experiment, stage_tag
 from tasks import identity
+from tasks.canonical import is_digest
 from tasks.locks import Busy, file_lock, place, same_place
 from tasks.recording import ActiveRun, Spec, client, result
 from tasks.settings import settings
@@ -40,6 +41,9 @@ __all__ = [
     "stage",
     "sweep",
 ]
+
+
+STAGES = (*Stage, RETRAIN, EXPERIMENT)  # whose runs are made here
 
 
 @lru_cache
@@ -205,6 +209,8 @@ def sweep(profile: str) -> list[Run]:
         if _under_way_elsewhere(run):
             continue
         spec = Spec(run.data.tags.get(Tag.STAGE, ""), profile, run.data.tags.get(Tag.FINGERPRINT, ""))
+        if spec.stage not in STAGES or not is_digest(spec.fingerprint):
+            continue  # not ours, and its tags would name the lock's file
         with suppress(Busy), _lock(spec, wait=0):
             client().set_terminated(run.info.run_id, "KILLED")
             closed.append(run)
