@@ -98,13 +98,6 @@ def locked(profile: str, name: Name, chosen: Settings | None = None) -> Dataset:
     return Dataset(name, owner, folder, out["md5"], manifest_digest(folder), sum(splits.values()), splits)
 
 
-def is_current(profile: str, name: Name, chosen: Settings | None = None) -> bool:
-    """Whether code, parameters and files all agree with dvc.lock (`dvc status` says nothing)."""
-    chosen = chosen or settings()
-    stage = f"{name}@{owner_of(profile, name, chosen.root)}"
-    return not json.loads(_run(["status", "--json", stage], f"check {stage}", chosen))
-
-
 def is_pushed(profile: str, name: Name, chosen: Settings | None = None) -> bool:
     """Whether the remote holds every file that dvc.lock names; otherwise a lineage would point to nothing."""
     chosen = chosen or settings()
@@ -118,15 +111,6 @@ def push_dataset(dataset: Dataset, chosen: Settings | None = None) -> None:
     chosen = chosen or settings()
     command = ["push", "--remote", remote_name(chosen), f"{dataset.name}@{dataset.profile}"]
     _run(command, f"push {dataset.title} to {chosen.dvc_remote_url}", chosen)
-
-
-def pull_dataset(profile: str, name: Name, chosen: Settings | None = None) -> Dataset:
-    """Fetch the build that dvc.lock names from the remote instead of building it."""
-    chosen = chosen or settings()
-    owner = owner_of(profile, name, chosen.root)
-    command = ["pull", "--remote", remote_name(chosen), f"{name}@{owner}"]
-    _run(command, f"pull {name}/{owner} from {chosen.dvc_remote_url}", chosen)
-    return locked(owner, name, chosen)
 
 
 def owner_of(profile: str, name: Name, root: Path) -> str:
