@@ -1,4 +1,4 @@
-"""Commands about servers and state: up, down, worker, status."""
+"""Commands about servers and state: up, down, deploy, worker, status."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from flows.options import Debug, Json
 from flows.session import answer, hush
+from tasks.redaction import without_login
 from tasks.settings import prepare, settings
 
 
@@ -40,6 +41,23 @@ def down(as_json: Json = False, debug: Debug = False) -> None:
         typer.echo(f"stopped: {', '.join(service.name for service in found) or 'nothing was running'}")
 
 
+def deploy(as_json: Json = False, debug: Debug = False) -> None:
+    """Make the work pools and register the deployments of prefect.yaml on the configured Prefect server.
+
+    Run it once for a server, and again after a change of prefect.yaml or of the settings that it names. A pool that is
+    there already stays as it is.
+    """
+    from tasks import deploying
+
+    found = deploying.deploy(prepare(debug))
+    if as_json:
+        answer(asdict(found))
+    else:
+        typer.echo(f"server: {found.server}")
+        typer.echo(f"new work pools: {', '.join(found.pools) or 'none'}")
+        typer.echo(f"deployments: {', '.join(found.deployments)}")
+
+
 class Pool(StrEnum):
     """What a stage needs; settings name the pools."""
 
@@ -55,9 +73,9 @@ def worker(
 
     Its flow runs get the settings of this machine (.env.example): telemetry, storage, threads.
     """
-    from tasks import services
+    from tasks.worker import become_worker
 
-    services.become_worker(pool is Pool.GPU, limit)
+    become_worker(pool is Pool.GPU, limit)
 
 
 def status(as_json: Json = False, debug: Debug = False) -> None:
@@ -70,9 +88,9 @@ def status(as_json: Json = False, debug: Debug = False) -> None:
     services.require_reachable(chosen)
     found: dict[str, Any] = {
         "home": str(chosen.state),
-        "mlflow": chosen.tracking_uri,
-        "prefect": chosen.prefect_api_url or "in-process",
-        "dvc_remote": chosen.dvc_remote_url,
+        "mlflow": without_login(chosen.tracking_uri),
+        "prefect": without_login(chosen.prefect_api_url or "in-process"),
+        "dvc_remote": without_login(chosen.dvc_remote_url),
         "services": [service.name for service in services.running()],
         "retrainings": _retrainings(),
     }
@@ -91,14 +109,11 @@ def status(as_json: Json = False, debug: Debug = False) -> None:
 
 def _retrainings() -> list[dict[str, Any]]:
     """The newest retraining of every profile that has one."""
-    from data.parameters import profile_names
-    from mlflow_config.settings import RETRAIN, experiment
+    from mlflow_config.settings import RETRAIN
     from tasks import tracking
 
     found = []
-    for profile in profile_names(settings().root / "params.yaml"):
-        if tracking.client().get_experiment_by_name(experiment(profile)) is None:
-            continue
+    for profile in tracking.begun_profiles():
         runs = tracking.find(profile, RETRAIN)
         for run in sorted(runs, key=lambda run: -run.info.start_time)[:1]:
             models = tracking.result(run).get("models", {})

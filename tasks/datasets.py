@@ -1,9 +1,9 @@
 """Data sets as DVC stages: built where something changed, identified by DVC's hash, pushed to the remote.
 
-A stage always runs as `dvc --wait-for-lock repro STAGE` in a process of its own: DVC has no call for it, and without
-the flag a stage that finishes while another process holds the lock loses its entry in dvc.lock. What the command says
-goes to a log; a failure becomes one line. Nothing here writes to the committed `.dvc/config`: a remote that differs
-from the folder named there is kept in `.dvc/config.local`, and credentials stay in the environment.
+DVC always runs as `dvc --wait-for-lock` in a process of its own: it has no call for a stage, and without the flag a
+stage that finishes while another process holds the lock loses its entry in dvc.lock. What the command says goes to a
+log; a failure becomes one line. Nothing here writes to the committed `.dvc/config`: a remote that differs from the
+folder named there is kept in `.dvc/config.local`, and credentials stay in the environment.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def build(profile: str, name: Name, push: bool = True, chosen: Settings | None =
     stage = f"{name}@{owner}"
     # DVC refuses a stage that another process runs ("is busy"); waiting for it is what both of them want.
     with file_lock(chosen.folder("locks") / "dvc-repro.lock", chosen.stage_timeout):
-        _run(["--wait-for-lock", "repro", stage], f"build {name}/{owner}", chosen)
+        _run(["repro", stage], f"build {name}/{owner}", chosen)
     dataset = locked(owner, name, chosen)
     if push:
         push_dataset(dataset, chosen)
@@ -98,13 +98,6 @@ def locked(profile: str, name: Name, chosen: Settings | None = None) -> Dataset:
     return Dataset(name, owner, folder, out["md5"], manifest_digest(folder), sum(splits.values()), splits)
 
 
-def is_current(profile: str, name: Name, chosen: Settings | None = None) -> bool:
-    """Whether code, parameters and files all agree with dvc.lock (`dvc status` says nothing)."""
-    chosen = chosen or settings()
-    stage = f"{name}@{owner_of(profile, name, chosen.root)}"
-    return not json.loads(_run(["status", "--json", stage], f"check {stage}", chosen))
-
-
 def is_pushed(profile: str, name: Name, chosen: Settings | None = None) -> bool:
     """Whether the remote holds every file that dvc.lock names; otherwise a lineage would point to nothing."""
     chosen = chosen or settings()
@@ -118,15 +111,6 @@ def push_dataset(dataset: Dataset, chosen: Settings | None = None) -> None:
     chosen = chosen or settings()
     command = ["push", "--remote", remote_name(chosen), f"{dataset.name}@{dataset.profile}"]
     _run(command, f"push {dataset.title} to {chosen.dvc_remote_url}", chosen)
-
-
-def pull_dataset(profile: str, name: Name, chosen: Settings | None = None) -> Dataset:
-    """Fetch the build that dvc.lock names from the remote instead of building it."""
-    chosen = chosen or settings()
-    owner = owner_of(profile, name, chosen.root)
-    command = ["pull", "--remote", remote_name(chosen), f"{name}@{owner}"]
-    _run(command, f"pull {name}/{owner} from {chosen.dvc_remote_url}", chosen)
-    return locked(owner, name, chosen)
 
 
 def owner_of(profile: str, name: Name, root: Path) -> str:
@@ -178,7 +162,7 @@ def manifest_digest(folder: Path) -> str:
 
 def _run(arguments: list[str], purpose: str, chosen: Settings) -> str:
     """Run DVC in the checkout, append what it says to the log, and return its standard output."""
-    command = [sys.executable, "-m", "dvc", *arguments]
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
     # The stages' own `python` must be this one, also where no environment was activated.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}

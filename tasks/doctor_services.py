@@ -13,6 +13,7 @@ from tasks.complaints import Complaint
 
 if TYPE_CHECKING:
     import httpx
+    from prefect.client.schemas.objects import FlowRun
 
     from tasks.settings import Settings
 
@@ -40,13 +41,20 @@ def ask_services(
         ) as client:
             found += _guarded("MLflow", lambda: _versions("MLflow", "mlflow", client.get("/version").text))
     if chosen.prefect_api_url:
-        secret = chosen.prefect_api_auth_string
-        user, _, password = (secret.get_secret_value() if secret else "").partition(":")
-        auth = (user, password) if user else None
-        with httpx.Client(base_url=chosen.prefect_api_url, auth=auth, timeout=SECONDS, transport=transport) as client:
+        with prefect_api(chosen, chosen.prefect_api_url, transport) as client:
             found += _guarded("Prefect", lambda: _versions("Prefect", "prefect", client.get("/admin/version").json()))
             found += _guarded("Prefect", lambda: _slots(client, repair))
     return found
+
+
+def prefect_api(chosen: Settings, url: str, transport: httpx.BaseTransport | None = None) -> httpx.Client:
+    """A client of a Prefect server, with the credentials of the settings."""
+    import httpx
+
+    secret = chosen.prefect_api_auth_string
+    user, _, password = (secret.get_secret_value() if secret else "").partition(":")
+    auth = (user, password) if user else None
+    return httpx.Client(base_url=url, auth=auth, timeout=SECONDS, transport=transport)
 
 
 def _pair(user: str | None, password: Any) -> tuple[str, str] | None:
@@ -123,3 +131,35 @@ def close_flow_run(flow_run: str | None) -> None:
         found = client.read_flow_run(UUID(flow_run))
         if found.state is not None and not found.state.is_final():
             client.set_flow_run_state(found.id, Crashed(message="Its process died"), force=True)
+
+
+def close_dead_flow_runs(worker: str) -> None:
+    """Close the flow runs that a worker of this machine started and whose processes are gone.
+
+    A power cut leaves them RUNNING for ever, and whoever finds one by its key would wait with it. Prefect cannot tell
+    from afar: that a worker is silent says nothing about the processes that it started.
+
+    Args:
+        worker: its name, with which Prefect labels what it starts.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import StateType
+
+    running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running))
+    for run in found:
+        if run.labels.get("prefect.worker.name") == worker and run.infrastructure_pid and not _alive(run):
+            close_flow_run(str(run.id))
+
+
+def _alive(run: FlowRun) -> bool:
+    """Whether the process of a running flow run still is; one that began after the run did has only its number."""
+    import psutil
+
+    try:
+        created = psutil.Process(int(str(run.infrastructure_pid))).create_time()
+    except psutil.NoSuchProcess:
+        return False
+    return run.state is None or created <= run.state.timestamp.timestamp()

@@ -142,12 +142,12 @@ def evaluate(
         building.record_input(run, benchmark, "evaluation")
         run.model_input(model.model_id)
         path = _evaluate(run, parameters, benchmark, model)
+        digest = sha256(path.read_bytes())
+        note = witness.witness(books, digest, about)
         shown = {"model_id": model.model_id, "dataset_name": benchmark.title, "dataset_digest": benchmark.digest}
         run.report(0, dict(summary_metrics(json.loads(path.read_text())["summary"])), **shown)
         run.artifact(path.parent, "evaluation")
-        log_strips(run, path.parent)
-        digest = sha256(path.read_bytes())
-        note = witness.witness(books, digest, about)
+        log_strips(run, path.parent)  # last: MLflow adds to pictures and tables that are there
         result = Evaluation(model.name, model.model_id, run.run_id, digest, note)
         run.finish(asdict(result))
     _keep(path.parent, result.digest)
@@ -194,8 +194,9 @@ def summary_metrics(summary: dict[str, Any], prefix: str = "evaluation") -> Iter
 
 
 def log_strips(run: tracking.ActiveRun, folder: Path) -> None:
-    """One picture per drawn session: in the run's gallery, and in a table beside its captions."""
-    if not (folder / "strips.json").exists():
+    """One picture per drawn session: in the run's gallery, and in a table beside its captions; once for a run."""
+    there = tracking.client().list_artifacts(run.run_id)
+    if not (folder / "strips.json").exists() or any(file.path == "strips.json" for file in there):
         return
     import mlflow
     from PIL import Image

@@ -53,6 +53,14 @@ def tracked(experiment: Experiment, planned: Sequence[Job], profile: Parameters)
         yield run
 
 
+def fingerprint(experiment: Experiment, job: Job) -> str:
+    """Identity of a job: the code of every stage, and the parameters of the variant and of all it starts from."""
+    chain = experiment.lineage(job.variant.name)
+    return identity.fingerprint(
+        EXPERIMENT, [experiment.parameters(each, job.seed) for each in chain], code=identity.whole_code()
+    )
+
+
 def make(experiment: Experiment, job: Job, parent_run: str | None) -> Outcome:
     """Train a variant, its ancestors first, and evaluate it; whatever is there already is reused."""
     base, *trained = experiment.lineage(job.variant.name)

@@ -66,13 +66,16 @@ def _connection(error: BaseException) -> bool:
     if isinstance(error, (ConnectionError, TimeoutError)):
         return True
     names = {"ConnectError", "ConnectTimeout", "ReadTimeout", "EndpointConnectionError", "MaxRetryError"}
-    return type(error).__name__ in names or "Max retries exceeded" in str(error)
+    # MLflow tells what went wrong with a download in its text alone.
+    texts = ("Max retries exceeded", "Could not connect to the endpoint URL")
+    return type(error).__name__ in names or any(text in str(error) for text in texts)
 
 
 def _busy(error: BaseException) -> bool:
-    """A server's own trouble (5xx) or a locked sqlite file."""
+    """A server's own trouble (5xx, or MLflow's name for it) or a locked sqlite file."""
     status: Any = getattr(getattr(error, "response", None), "status_code", None)
-    return (isinstance(status, int) and status >= 500) or "database is locked" in str(error)
+    named = getattr(error, "error_code", None) in ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED")
+    return named or (isinstance(status, int) and status >= 500) or "database is locked" in str(error)
 
 
 def _line(error: BaseException) -> str:

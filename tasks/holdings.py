@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from mlflow_config.settings import Tag
 from tasks import lineage
 from tasks.books import Books
+from tasks.canonical import is_digest
 from tasks.ledger import CROWNING
 from tasks.locks import Busy, file_lock
 from tasks.models import stored
+from tasks.recording import handed_on
 from tasks.registry import AWAITS_TAG, RETIRED_TAG, STATEMENT_TAG, Registry, pages
 from tasks.retention import Item, State
 
@@ -62,8 +63,7 @@ def look(books: Books) -> Iterator[Item]:
     models: list[LoggedModel] = (
         [*pages(lambda token: client.search_logged_models(ids, page_token=token))] if ids else []
     )
-    running = [run.info.run_id for run in runs if run.info.status == "RUNNING"]
-    busy = {item.model_id for run_id in running for item in _inputs(books.registry.run(run_id))}
+    busy = _read_by(books, (run for run in runs if run.info.status == "RUNNING"))
     profiles = {model.model_id: _profile(model, experiments) for model in models}
     for model in models:
         item = _model(books, model, profiles[model.model_id], busy)
@@ -77,6 +77,32 @@ def look(books: Books) -> Iterator[Item]:
     yield from _copies(books.state / "scores", _judged(runs), profiles)
 
 
+def at_work(books: Books, model_id: str) -> bool:
+    """Whether someone is at a model, or waits for it, right now."""
+    client, ids = books.registry.client, list(books.registry.experiments())
+    running = pages(lambda token: client.search_runs(ids, "attributes.status = 'RUNNING'", page_token=token))
+    return _open(client.get_logged_model(model_id), _read_by(books, running))
+
+
+def unchanged(books: Books, item: Item) -> bool:
+    """Whether a folder is still there and nothing in it was written since it was looked at."""
+    folder = folder_of(books, item)
+    return folder.is_dir() and _changed(folder) == item.changed
+
+
+def folder_of(books: Books, item: Item) -> Path:
+    """Where a working folder or a copy lies."""
+    return books.state / ("runs" if item.kind == "checkpoint" else ".") / item.name
+
+
+def _read_by(books: Books, runs: Iterable[Run]) -> set[str]:
+    return {item.model_id for run in runs for item in _inputs(books.registry.run(run.info.run_id))}
+
+
+def _open(model: LoggedModel, busy: set[str]) -> bool:
+    return model.status == "PENDING" or model.model_id in busy or bool(model.tags.get(AWAITS_TAG))
+
+
 def _inputs(run: Run) -> list[Any]:
     """Models that a run started from; a search of runs does not tell them."""
     return list(run.inputs.model_inputs) if run.inputs else []
@@ -87,9 +113,8 @@ def _profile(model: LoggedModel, experiments: Mapping[str, str]) -> str:
 
 
 def _model(books: Books, model: LoggedModel, profile: str, busy: set[str]) -> Item:
-    waits = model.status == "PENDING" or model.model_id in busy or bool(model.tags.get(AWAITS_TAG))
     whole = model.status == "READY" and RETIRED_TAG not in model.tags
-    state: State = "open" if waits else "whole" if whole else "broken"
+    state: State = "open" if _open(model, busy) else "whole" if whole else "broken"
     return Item(
         kind="model",
         name=model.model_id,
@@ -106,9 +131,9 @@ def _judged(runs: Iterable[Run]) -> dict[str, list[str]]:
     """Cached score sheets (12 digits) and the models that each is about."""
     found: dict[str, list[str]] = {}
     for run in runs:
-        digest = json.loads(run.data.tags.get(Tag.RESULT, "{}")).get("digest")
-        if digest and Tag.MODEL in run.data.tags:
-            found.setdefault(digest[:12], []).append(run.data.tags[Tag.MODEL])
+        digest = handed_on(run).get("digest")
+        if is_digest(digest) and Tag.MODEL in run.data.tags:
+            found.setdefault(str(digest)[:12], []).append(run.data.tags[Tag.MODEL])
     return found
 
 

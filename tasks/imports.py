@@ -36,7 +36,7 @@ def run(
 
     Args:
         images: folder or s3:// address of the source images; needed for photographs, optional for mice and edival.
-        fit: (width, height) -> the size to store pictures in, e.g. `bagel_size`; None keeps them.
+        fit: (width, height) -> the size to store pictures in; None keeps them.
 
     Raises:
         UserError: `out` exists and is not empty, the source cannot be read, or the images cannot be fetched.
@@ -53,13 +53,6 @@ def run(
         write_lines([json.dumps(result.as_json(), indent=1)], partial / "counts.json")
         _write_pictures(partial, split, pictures)
     return result
-
-
-def bagel_size(width: int, height: int) -> tuple[int, int]:
-    """BAGEL's rule for pictures of a context, as a `fit`: sides of 512 to 1024 in steps of 16."""
-    from model.images import resized
-
-    return resized((width, height), (1024, 512, 16), 14 * 14 * 9 * 1024)
 
 
 def _read(form: Format, source: Path, images: Path | None, split: str, strip_prefix: str) -> ImportResult:

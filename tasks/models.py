@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,13 +16,13 @@ from data.errors import UserError
 from mlflow_config.settings import MODEL_TYPE, Tag
 from tasks import tracking
 from tasks.canonical import is_digest
+from tasks.failures import transient
+from tasks.locks import file_lock
+from tasks.recording import known_to_mlflow
 from tasks.settings import settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-
-UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow answers for an id that it does not hold
 
 
 class Differs(UserError):
@@ -69,8 +70,28 @@ def digest(folder: Path) -> str:
 
 
 def log(run: tracking.ActiveRun, folder: Path, name: str, parent: str | None, params: Mapping[str, Any]) -> ModelRecord:
-    """Store a model folder as the output of a run; the parent model is an input of the run already."""
+    """Store a model folder as the output of a run; the parent model is an input of the run already.
+
+    A run that broke off after it had stored these very files hands on that model.
+    """
     sha = digest(folder)
+    model_id = _stored_by(run, sha) or _store(run, folder, name, parent, params, sha)
+    run.model_output(model_id)
+    return ModelRecord(name, model_id, sha, run.run_id, parent)
+
+
+def _stored_by(run: tracking.ActiveRun, sha: str) -> str | None:
+    """The model with this digest that a run has stored whole."""
+    own = f"source_run_id = '{run.run_id}'"
+    for found in tracking.client().search_logged_models([run.experiment_id], own):
+        if found.status == "READY" and found.tags.get(Tag.DIGEST) == sha:
+            return str(found.model_id)
+    return None
+
+
+def _store(
+    run: tracking.ActiveRun, folder: Path, name: str, parent: str | None, params: Mapping[str, Any], sha: str
+) -> str:
     client = tracking.client()
     tags = {Tag.DIGEST: sha, Tag.PROFILE: run.spec.profile, Tag.STAGE: run.spec.stage}
     if parent:
@@ -89,26 +110,22 @@ def log(run: tracking.ActiveRun, folder: Path, name: str, parent: str | None, pa
         client.finalize_logged_model(made.model_id, "FAILED")
         raise
     client.finalize_logged_model(made.model_id, "READY")
-    run.model_output(made.model_id)
-    return ModelRecord(name, made.model_id, sha, run.run_id, parent)
+    return str(made.model_id)
 
 
 def record(model_id: str) -> ModelRecord:
     """What MLflow holds of a model. Raises UserError when it holds none that this project made, and what MLflow raises
     when it cannot tell."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    problem = f"MLflow holds no model {model_id} of this project"
+    remedy = "List models with `edit-r2 status`, or train one with `edit-r2 run`"
+    with known_to_mlflow(problem, remedy):
         found = tracking.client().get_logged_model(model_id)
-        digest, parent = found.tags[Tag.DIGEST], found.tags.get(Tag.PARENT)
-        if not is_digest(digest):  # it names a folder of the cache
-            raise UserError(f"the digest of model {model_id} in MLflow is none", "Find out who changed its tags")
-        return ModelRecord(found.name, model_id, digest, str(found.source_run_id), parent)
-    except (MlflowException, KeyError) as error:
-        if isinstance(error, MlflowException) and error.error_code not in UNKNOWN:
-            raise
-        remedy = "List models with `edit-r2 status`, or train one with `edit-r2 run`"
-        raise UserError(f"MLflow holds no model {model_id} of this project", remedy) from error
+    if Tag.DIGEST not in found.tags:
+        raise UserError(problem, remedy)
+    digest = found.tags[Tag.DIGEST]
+    if not is_digest(digest):  # it names a folder of the cache
+        raise UserError(f"the digest of model {model_id} in MLflow is none", "Find out who changed its tags")
+    return ModelRecord(found.name, model_id, digest, str(found.source_run_id), found.tags.get(Tag.PARENT))
 
 
 def fetch(model_id: str, expected: str | None = None) -> Path:
@@ -120,32 +137,50 @@ def fetch(model_id: str, expected: str | None = None) -> Path:
 
     Raises:
         UserError: no such model, its files are gone, or they differ from the digest.
+        Busy: another process has been bringing the same model for longer than a stage may take.
     """
     known = record(model_id)
     if expected not in (None, known.digest):
         problem = f"MLflow gives model {model_id} the digest {known.digest[:12]}, which is not {str(expected)[:12]}"
         raise Differs(problem, "Find out who changed its tags, and restore the registry")
-    cached = settings().folder("models") / known.digest[:12]
-    if cached.is_dir() and _holds(cached, known.digest):
+    cached = _cached(known.digest)
+    if _holds(cached, known.digest):
         return cached
-    shutil.rmtree(cached, ignore_errors=True)
+    with copy_lock(settings().state, cached.name, settings().stage_timeout):
+        if not _holds(cached, known.digest):  # else another process has just brought it
+            _bring(known, cached)
+    return cached
+
+
+def _bring(known: ModelRecord, cached: Path) -> None:
+    """Put a checked copy of a model into the cache, whole or not at all."""
     temporary = cached.with_name(f".{cached.name}-{uuid.uuid4().hex[:8]}")
+    shutil.rmtree(cached, ignore_errors=True)
     try:
-        _download(model_id, temporary)
+        _download(known.model_id, temporary)
         if not _holds(temporary, known.digest):
             remedy = "The store was tampered with or damaged: restore it, or delete the run and train again"
-            raise Differs(f"the files of model {model_id} differ from their digest {known.digest[:12]}", remedy)
+            raise Differs(f"the files of model {known.model_id} differ from their digest {known.digest[:12]}", remedy)
         temporary.rename(cached)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return cached
 
 
 def adopt(folder: Path, sha: str) -> None:
     """Move a freshly stored folder into the cache, so that the next stage need not download it."""
-    cached = settings().folder("models") / sha[:12]
-    if not cached.exists():
-        folder.replace(cached)
+    cached = _cached(sha)
+    with copy_lock(settings().state, cached.name, settings().stage_timeout):
+        if not cached.exists():
+            folder.replace(cached)
+
+
+def copy_lock(state: Path, name: str, wait: float) -> AbstractContextManager[None]:
+    """The lock on a cached copy: who brings it and who deletes it keep out of each other's way."""
+    return file_lock(state / "locks" / f"{name}.lock", wait)
+
+
+def _cached(sha: str) -> Path:
+    return settings().folder("models") / sha[:12]
 
 
 def verify(model_id: str) -> bool:
@@ -201,5 +236,7 @@ def _download(model_id: str, target: Path) -> None:
             )
             Path(got).replace(target)
     except (MlflowException, OSError) as error:
+        if transient(error):
+            raise
         remedy = "Restore the artifact store, or delete the run and train again"
         raise UserError(f"the files of model {model_id} cannot be read: {error}", remedy) from error

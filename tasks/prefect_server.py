@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from tasks.failures import ServiceError
-from tasks.settings import settings
+from tasks.settings import EMBEDDED, settings
 
 START_SECONDS = 120.0
 STOP_SECONDS = 3.0
@@ -51,12 +51,13 @@ def prefect_session() -> Iterator[Callable[[], None]]:
             stderr=file,
             start_new_session=True,  # an interrupt of the command must not take the server first
         )
-    os.environ["PREFECT_API_URL"] = url
+    os.environ["PREFECT_API_URL"] = os.environ[EMBEDDED] = url
     try:
         yield lambda: _wait(url, process, str(log))
     finally:
         _drain()
-        os.environ.pop("PREFECT_API_URL", None)
+        for name in ("PREFECT_API_URL", EMBEDDED):
+            os.environ.pop(name, None)
         _stop(process)
 
 

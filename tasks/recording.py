@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Run
 
+LONGEST = 8000  # characters of a tag
 FLUSH_SECONDS = 2.0  # a metric costs 16 to 32 ms alone and well under 1 ms in a batch
+UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow answers for an id that it does not hold
 BATCH = 500  # metrics of one request; MLflow takes up to 1,000
 
 
@@ -55,11 +58,16 @@ def client() -> MlflowClient:
 
 def result(run: Run) -> dict[str, Any]:
     """What a finished stage handed on; empty when it did not finish, or what stands there is no JSON object."""
+    return handed_on(run) if run.info.status == "FINISHED" else {}
+
+
+def handed_on(run: Run) -> dict[str, Any]:
+    """What a run says that it handed on, finished or not: anybody may have written that."""
     try:
         found = json.loads(run.data.tags.get(Tag.RESULT, "{}"))
     except ValueError:
         return {}
-    return found if run.info.status == "FINISHED" and isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 class ActiveRun:
@@ -140,17 +148,19 @@ class ActiveRun:
         client().log_inputs(self.run_id, models=[LoggedModelInput(model_id)])
 
     def model_output(self, model_id: str) -> None:
-        """The model that this run made."""
+        """The model that this run made; MLflow refuses to be told twice."""
         from mlflow.entities import LoggedModelOutput
 
-        client().log_outputs(self.run_id, [LoggedModelOutput(model_id, step=0)])
+        told = client().get_run(self.run_id).outputs
+        if model_id not in [output.model_id for output in (told.model_outputs if told else [])]:
+            client().log_outputs(self.run_id, [LoggedModelOutput(model_id, step=0)])
         self.tag({Tag.MODEL: model_id})
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags; values are cut at MLflow's 8,000 characters."""
         from mlflow.entities import RunTag
 
-        client().log_batch(self.run_id, tags=[RunTag(str(key), str(value)[:8000]) for key, value in tags.items()])
+        client().log_batch(self.run_id, tags=[RunTag(str(key), str(value)[:LONGEST]) for key, value in tags.items()])
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Store a file or, with everything below it, a folder."""
@@ -164,9 +174,33 @@ class ActiveRun:
         client().log_text(self.run_id, content, name)
 
     def finish(self, handed_on: Mapping[str, Any]) -> None:
-        """Say what the stage hands on: with it, and only with it, the run counts as finished."""
+        """Say what the stage hands on: with it, and only with it, the run counts as finished.
+
+        Raises:
+            UserError: MLflow would keep only a part of it, which nobody could read again.
+        """
+        text = canonical(dict(handed_on), plain).decode()
+        if len(text) > LONGEST:
+            problem = f"the result of {self.spec.name} has {len(text)} characters, and MLflow keeps {LONGEST} of a tag"
+            raise UserError(problem, "Store it as an artifact and hand on its digest")
         self.result = dict(handed_on)
-        self.tag({Tag.RESULT: canonical(self.result, plain).decode()})
+        self.tag({Tag.RESULT: text})
+
+
+@contextmanager
+def known_to_mlflow(problem: str, remedy: str) -> Iterator[None]:
+    """Around a question for one thing: MLflow's answer that it holds no such thing becomes a UserError.
+
+    Whatever else it raises says nothing about the thing, and is raised as it is: it may be worth another try.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in UNKNOWN:
+            raise
+        raise UserError(problem, remedy) from error
 
 
 def log_dataset(store: MlflowClient, run_id: str, used: DatasetInput) -> None:

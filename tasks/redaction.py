@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 SECRET_NAME = re.compile(r"(?i)(password|passwd|secret|token|api_?key|access_?key|auth_string|credential|private_key)")
-USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
+USER_INFO = re.compile(r"(?<=://)[^/?#\s]+@")  # up to the last @ of the host's part: a password may hold one
 ABSOLUTE = re.compile(
     r"(?<![\w.:/@-])(?:(?:file://|sqlite:///))?(?:/[\w.@+-]+){2,}/?"  # POSIX, also as an address
     r"|(?<!\w)[A-Za-z]:\\[^\s\"']+"  # Windows
@@ -20,6 +20,11 @@ ABSOLUTE = re.compile(
 )
 MASK = "***"
 SHORTEST = 6  # characters; shorter secret values would mask ordinary words
+
+
+def without_login(address: str) -> str:
+    """An address as it may be shown: without the user and password that it may hold."""
+    return USER_INFO.sub("", address)
 
 
 def secret_values(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
@@ -32,7 +37,7 @@ def secret_values(environment: Mapping[str, str] | None = None) -> tuple[str, ..
 def _text(text: str, secrets: tuple[str, ...]) -> str:
     for secret in secrets:
         text = text.replace(secret, MASK)
-    text = USER_INFO.sub("", text)
+    text = without_login(text)
     home = str(Path.home())
     if len(home) > 1:
         text = text.replace(home, "~")

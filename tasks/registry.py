@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from data.errors import UserError
 from mlflow_config.settings import Stage, Tag
 from tasks.canonical import canonical, sha256
+from tasks.failures import transient
+from tasks.recording import known_to_mlflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 STATEMENT_TAG = "edit_r2.statement"  # SHA-256 of the signed statement, on logged models and on versions
@@ -84,12 +86,8 @@ class Registry:
 
     def version(self, number: int) -> Version:
         """One version. Raises UserError when it does not exist."""
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with known_to_mlflow(f"{self.name} has no version {number}", "See `edit-r2 history`"):
             return _version(self.client.get_model_version(self.name, str(number)))
-        except MlflowException as error:
-            raise UserError(f"{self.name} has no version {number}", "See `edit-r2 history`") from error
 
     def register(self, model_id: str, run_id: str, tags: Mapping[str, str]) -> int:
         """The version of a logged model, created at need; its tags are set either way."""
@@ -162,44 +160,48 @@ class Registry:
 
     def model_tags(self, model_id: str) -> dict[str, str]:
         """Tags of a logged model. Raises UserError when it is gone."""
-        from mlflow.exceptions import MlflowException
+        return dict(self._logged(model_id).tags)
 
-        try:
-            return dict(self.client.get_logged_model(model_id).tags)
-        except MlflowException as error:
-            raise UserError(f"MLflow holds no model {model_id}", "Restore the tracking store") from error
+    def _logged(self, model_id: str) -> LoggedModel:
+        with known_to_mlflow(f"MLflow holds no model {model_id}", "Restore the tracking store"):
+            return self.client.get_logged_model(model_id)
 
     @contextmanager
     def model_folder(self, model_id: str) -> Iterator[Path]:
-        """The stored files of a logged model: in place where the store is this disk, else a copy for a while."""
+        """The stored files of a logged model: in place where the store is this disk, else a copy for a while.
+
+        Raises:
+            UserError: MLflow holds no such model, or its files are gone.
+        """
+        found = self._logged(model_id)
+        if RETIRED_TAG in found.tags:
+            problem = f"the files of model {model_id} were deleted on {found.tags[RETIRED_TAG]}"
+            raise UserError(problem, "Train it again")
+        location = str(found.artifact_location).removeprefix("file://")
+        if Path(location).is_absolute():
+            if not Path(location).is_dir():
+                raise UserError(f"the files of model {model_id} are gone", "Restore the artifact store")
+            yield Path(location)
+            return
+        with TemporaryDirectory() as folder:
+            yield self._download(model_id, folder)
+
+    def _download(self, model_id: str, folder: str) -> Path:
         import mlflow
         from mlflow.exceptions import MlflowException
 
+        mlflow.set_tracking_uri(self.client.tracking_uri)
         try:
-            found = self.client.get_logged_model(model_id)
-            if RETIRED_TAG in found.tags:
-                problem = f"the files of model {model_id} were deleted on {found.tags[RETIRED_TAG]}"
-                raise UserError(problem, "Train it again")
-            location = str(found.artifact_location).removeprefix("file://")
-            if Path(location).is_absolute():
-                if not Path(location).is_dir():
-                    raise UserError(f"the files of model {model_id} are gone", "Restore the artifact store")
-                yield Path(location)
-                return
-            with TemporaryDirectory() as folder:
-                mlflow.set_tracking_uri(self.client.tracking_uri)
-                yield Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model_id}", dst_path=folder))
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model_id}", dst_path=folder))
         except MlflowException as error:
+            if transient(error):
+                raise
             raise UserError(f"the files of model {model_id} cannot be read", "Restore the artifact store") from error
 
     def run(self, run_id: str) -> Run:
         """A run. Raises UserError when it is gone."""
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with known_to_mlflow(f"MLflow holds no run {run_id}", "Restore the tracking store"):
             return self.client.get_run(run_id)
-        except MlflowException as error:
-            raise UserError(f"MLflow holds no run {run_id}", "Restore the tracking store") from error
 
     def evaluations(self, model_id: str, benchmark_digest: str) -> list[str]:
         """Finished runs that scored a logged model on one state of a benchmark, sorted by id."""

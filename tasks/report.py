@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from tasks.evaluation import Evaluation
+from tasks.redaction import without_login
 from tasks.settings import settings
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def strips(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[tuple[str,
 
 def where_to_look(experiment_id: str, run_id: str) -> str:
     """A URL, or the command that serves one."""
-    uri = settings().tracking_uri
+    uri = without_login(settings().tracking_uri)
     if uri.startswith("http"):
         return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
     return f"edit-r2 up, then http://127.0.0.1:{settings().mlflow_port}/#/experiments/{experiment_id}/runs/{run_id}"

@@ -1,7 +1,7 @@
 """`edit-r2 up` and `down`: a Prefect server, an MLflow server and a worker per pool, on loopback.
 
 They serve the same databases as the embedded default, so what was run before is there. What was started is written to
-`home`/services.json; settings finds the addresses there.
+`home`/services.json at once; settings finds the addresses there as soon as they answer.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from data.errors import UserError
 from model.atomic import write_atomically
+from tasks.deploying import deploy
 from tasks.failures import ServiceError
+from tasks.locks import file_lock
 from tasks.prefect_server import answers
-from tasks.settings import CONSOLE_LEVEL, SERVICES, Dispatch, Settings, prepare, settings
+from tasks.redaction import without_login
+from tasks.settings import SERVICES, Dispatch, Settings, prepare, settings
 
 START_SECONDS = 180.0
 STOP_SECONDS = 10.0
@@ -67,16 +70,12 @@ def require_reachable(chosen: Settings) -> None:
         if url and url.startswith("http") and not _listens(url):
             started = (chosen.state / SERVICES).exists()
             remedy = "Run `edit-r2 down` and `edit-r2 up`" if started else f"Start it, or unset {variable}"
-            raise ServiceError(f"{name} does not answer at {url}", remedy)
+            raise ServiceError(f"{name} does not answer at {without_login(url)}", remedy)
 
 
 def running() -> list[Service]:
     """What `up` started and still runs."""
-    try:
-        listed = json.loads((settings().state / SERVICES).read_text())["processes"]
-    except (OSError, ValueError, KeyError):
-        return []
-    return [service for service in (Service(**entry) for entry in listed) if service.alive]
+    return [service for service in (Service(**entry) for entry in _record("processes", [])) if service.alive]
 
 
 def up() -> list[Service]:
@@ -84,76 +83,65 @@ def up() -> list[Service]:
 
     Raises:
         UserError: a port is taken, or servers elsewhere are configured.
-        ServiceError: a server does not come up; its log is named.
+        ServiceError: a server does not come up; its log is named. What ran before goes on.
+        Busy: another `up` or `down` is at it.
     """
-    present = {service.name: service for service in running()}
-    if not present:  # addresses of servers that died must not pass for configured ones
-        (settings().state / SERVICES).unlink(missing_ok=True)
-        settings.cache_clear()
-        _refuse_foreign(settings())
+    with _alone():
+        before = {service.name: service for service in running()}
+        pools = _pools(settings())
+        if before.keys() >= {"prefect", "mlflow", *(f"worker-{pool}" for pool in pools)} and _record("settings", {}):
+            return list(before.values())
+        started: dict[str, Service] = {}
+        try:
+            _start_missing(before, started)
+        except BaseException:
+            _stop(list(started.values()))
+            _write(before)
+            raise
+        return [*before.values(), *started.values()]
+
+
+def _start_missing(before: Mapping[str, Service], started: dict[str, Service]) -> None:
+    """Start what is not among `before`. Each one is written down at once, so that `down` finds it whatever comes."""
+    _write(before, answering=False)  # addresses of servers that died must not pass for configured ones
+    settings.cache_clear()
+    _refuse_foreign(settings())
     chosen = prepare()
-    pools = sorted({chosen.cpu_pool, chosen.gpu_pool})
-    if present.keys() >= {"prefect", "mlflow", *(f"worker-{pool}" for pool in pools)}:
-        return list(present.values())
     urls = {
         "prefect": f"http://127.0.0.1:{chosen.prefect_port}/api",
         "mlflow": f"http://127.0.0.1:{chosen.mlflow_port}",
     }
-    try:
-        for name, command in _servers(chosen).items():
-            if name not in present:
-                _free(getattr(chosen, f"{name}_port"), name)
-                present[name] = _start(name, command, chosen, url=urls[name])
-        for name, url in urls.items():
-            _await(present[name], f"{url}/health")
-        _deploy(chosen, urls)
-        for pool in pools:
-            if f"worker-{pool}" not in present:
-                command = [*worker_command(pool), "--name", f"local-{pool}"]
-                present[f"worker-{pool}"] = _start(f"worker-{pool}", command, chosen, urls)
-    except BaseException:
-        _stop(list(present.values()))
-        raise
-    _write(chosen, list(present.values()), urls)
-    return list(present.values())
+    urls |= {name: before[name].url or url for name, url in urls.items() if name in before}
+
+    def start(name: str, command: Sequence[str], reach: dict[str, str] | None = None) -> None:
+        started[name] = _start(name, command, chosen, reach, urls.get(name))
+        _write({**before, **started}, answering=False)
+
+    for name, command in _servers(chosen).items():
+        if name not in before:
+            _free(getattr(chosen, f"{name}_port"), name)
+            start(name, command)
+    present = {**before, **started}
+    for name, url in urls.items():
+        _await(present[name], f"{url}/health")
+    deploy(chosen.model_copy(update={"prefect_api_url": urls["prefect"]}))
+    for pool, kind in _pools(chosen).items():
+        if f"worker-{pool}" not in before:
+            start(f"worker-{pool}", ["flows.cli", "worker", kind], urls)
+    _write({**before, **started})
 
 
 def down() -> list[Service]:
-    """Stop what `up` started, workers first. Databases and logs stay."""
-    found = running()
-    _stop(found)
-    (settings().state / SERVICES).unlink(missing_ok=True)
-    return found
+    """Stop what `up` started, workers first. Databases and logs stay. Raises Busy while an `up` is at it."""
+    with _alone():
+        found = running()
+        _stop(found)
+        (settings().state / SERVICES).unlink(missing_ok=True)
+        return found
 
 
-def become_worker(gpu: bool, limit: int | None) -> NoReturn:
-    """Turn this process into a worker of the configured Prefect server: what it runs inherits the settings.
-
-    Args:
-        gpu: serve the pool for trainings and evaluations; else that for everything else.
-        limit: flow runs at a time; None: any number.
-
-    Raises:
-        ServiceError: a configured server does not answer.
-        UserError: no Prefect server is configured.
-    """
-    # Commands keep Prefect's logs from their terminal; a worker says no more.
-    os.environ.setdefault(CONSOLE_LEVEL, "INFO")
-    chosen = prepare()
-    if chosen.prefect_api_url is None:
-        raise UserError(
-            "A worker needs a Prefect server", "Set PREFECT_API_URL, or run `edit-r2 up`, which starts both"
-        )
-    require_reachable(chosen)
-    bound = [] if limit is None else ["--limit", str(limit)]
-    command = [*worker_command(chosen.gpu_pool if gpu else chosen.cpu_pool), *bound]
-    os.chdir(chosen.root)
-    os.execv(sys.executable, [sys.executable, "-m", *command])
-
-
-def worker_command(pool: str) -> list[str]:
-    """The module and arguments that serve a pool."""
-    return ["prefect", "worker", "start", "--pool", pool, "--type", "process"]
+def _alone() -> AbstractContextManager[None]:
+    return file_lock(settings().folder("locks") / "services.lock", wait=START_SECONDS)
 
 
 def _servers(chosen: Settings) -> dict[str, list[str]]:
@@ -201,19 +189,6 @@ def _await(service: Service, health: str) -> None:
         time.sleep(0.25)
 
 
-def _deploy(chosen: Settings, urls: dict[str, str]) -> None:
-    """Create the pools and register every deployment of prefect.yaml."""
-    pools = sorted({chosen.cpu_pool, chosen.gpu_pool})
-    commands = [["work-pool", "create", pool, "--type", "process", "--overwrite"] for pool in pools]
-    log = chosen.folder("logs") / "deploy.log"
-    for command in [*commands, ["--no-prompt", "deploy", "--all"]]:
-        line = [sys.executable, "-m", "prefect", *command]
-        with log.open("ab") as file:
-            done = subprocess.run(line, cwd=chosen.root, env=_environment(urls), stdout=file, stderr=file, check=False)
-        if done.returncode:
-            raise ServiceError(f"`prefect {' '.join(command[:2])}` failed", f"See {log}")
-
-
 def _stop(services: Sequence[Service]) -> None:
     """End the processes and what they started, politely first."""
     import psutil
@@ -231,17 +206,37 @@ def _stop(services: Sequence[Service]) -> None:
             process.kill()
 
 
-def _write(chosen: Settings, services: Sequence[Service], urls: dict[str, str]) -> None:
-    addresses = {"prefect_api_url": urls["prefect"], "mlflow_tracking_uri": urls["mlflow"]}
-    content = {"settings": addresses, "processes": [asdict(service) for service in services]}
-    write_atomically(chosen.state / SERVICES, json.dumps(content, indent=1).encode())
+def _pools(chosen: Settings) -> dict[str, str]:
+    """Name of each work pool to the kind of worker that serves it."""
+    return dict(sorted({chosen.gpu_pool: "gpu", chosen.cpu_pool: "cpu"}.items()))
+
+
+def _record(part: str, default: Any) -> Any:
+    """A part of what an `up` has written down."""
+    try:
+        return json.loads((settings().state / SERVICES).read_text())[part]
+    except (OSError, ValueError, KeyError):
+        return default
+
+
+def _write(services: Mapping[str, Service], answering: bool = True) -> None:
+    """Write down what runs, and where commands reach it once both servers answer."""
+    path, addresses = settings().state / SERVICES, {}
+    if not services:
+        path.unlink(missing_ok=True)
+        return
+    if answering and services.keys() >= {"prefect", "mlflow"}:
+        addresses = {"prefect_api_url": services["prefect"].url, "mlflow_tracking_uri": services["mlflow"].url}
+    content = {"settings": addresses, "processes": [asdict(service) for service in services.values()]}
+    write_atomically(path, json.dumps(content, indent=1).encode())
 
 
 def _refuse_foreign(chosen: Settings) -> None:
     foreign = {"PREFECT_API_URL": chosen.prefect_api_url, "MLFLOW_TRACKING_URI": chosen.mlflow_tracking_uri}
     for name, url in foreign.items():
         if url and not url.startswith("sqlite"):
-            raise UserError(f"{name} names {url}, so there is nothing to start here", f"Unset {name} for local servers")
+            problem = f"{name} names {without_login(url)}, so there is nothing to start here"
+            raise UserError(problem, f"Unset {name} for local servers")
 
 
 def _free(port: int, name: str) -> None:

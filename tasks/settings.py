@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from data.errors import UserError
 
 SERVICES = "services.json"  # under `home`: what `edit-r2 up` started
+EMBEDDED = "EDIT_R2_EMBEDDED_PREFECT"  # address of a Prefect server that ends with the command; set by that command
 CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 
 
@@ -137,12 +138,18 @@ def _running(chosen: Settings) -> dict[str, str]:
     return {name: url for name, url in addresses.items() if getattr(chosen, name, url) is None}
 
 
+def _passing(chosen: Settings) -> dict[str, None]:
+    """A command's own server is none that anybody could find later, though its child processes are sent to it."""
+    passes = chosen.prefect_api_url is not None and chosen.prefect_api_url == os.environ.get(EMBEDDED)
+    return {"prefect_api_url": None} if passes else {}
+
+
 @lru_cache(maxsize=1)
 def settings() -> Settings:
     """The settings of this process, read once. Raises UserError that names the variable at fault."""
     try:
         found = Settings(_env_file=_checkout() / ".env")  # type: ignore[call-arg]
-        return found.model_copy(update=_running(found))
+        return found.model_copy(update=_running(found) | _passing(found))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "environment"

@@ -1,4 +1,4 @@
-"""One S3-compatible store: files and folders in, files and folders out, and a put that never overwrites.
+"""One S3-compatible store: bytes in, files and folders out, and a put that never overwrites.
 
 Works with any store that speaks S3 (SeaweedFS, Ceph, Garage, AWS): path-style addresses, standard retries and checksums
 only where the store requires them, because several stores refuse the SDK's default CRC headers. Credentials come from
@@ -19,13 +19,7 @@ from uuid import uuid4
 
 from data.errors import UserError
 from model.atomic import replacing
-from tasks.storage_errors import ABSENT, CONFLICT, NotStored, code_of, told
-
-ENVIRONMENT = {
-    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-}
-"""What DVC and MLflow need in their environment to talk to the same stores."""
+from tasks.storage_errors import CONFLICT, NotStored, code_of, told
 
 
 @dataclass(frozen=True)
@@ -72,23 +66,6 @@ class Storage:
         # A session of its own: the module's default one would keep the credentials of an earlier store.
         session = boto3.session.Session()
         return session.client("s3", endpoint_url=self.endpoint, region_name=self.region, config=config)
-
-    def check(self) -> None:
-        """Reach the bucket, or raise a UserError that says what to mend."""
-        with self._errors("reach"):
-            self.client.head_bucket(Bucket=self.bucket)
-
-    def make_bucket(self) -> None:
-        """Create the bucket unless it is there."""
-        from botocore.exceptions import ClientError
-
-        with self._errors("create"):
-            try:
-                self.client.head_bucket(Bucket=self.bucket)
-            except ClientError as error:
-                if code_of(error) not in ABSENT | {"NoSuchBucket"}:
-                    raise
-                self.client.create_bucket(Bucket=self.bucket)
 
     def refuses_overwrites(self) -> bool:
         """Try whether the store honours conditional puts; some accept and ignore them."""
@@ -150,26 +127,10 @@ class Storage:
                 for entry in page.get("Contents", ()):
                     yield entry["Key"].removeprefix(base)
 
-    def put_file(self, path: Path, key: str) -> None:
-        """Upload a file, in parts where it is large."""
-        with self._errors("write", key):
-            self.client.upload_file(str(path), self.bucket, self._key(key))
-
     def get_file(self, key: str, path: Path) -> None:
         """Download to `path` through a temporary file beside it: a broken transfer leaves nothing."""
         with replacing(path) as temporary, self._errors("read", key):
             self.client.download_file(self.bucket, self._key(key), str(temporary))
-
-    def put_folder(self, folder: Path, prefix: str) -> int:
-        """Upload every file below a folder; return their number. Links are refused: they may lead anywhere."""
-        files = sorted(path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
-        if link := next((path for path in files if path.is_symlink()), None):
-            raise UserError(f"{link} is a link", "Store the file it points to instead")
-        if not files:
-            raise UserError(f"{folder} holds no file", "Check the folder's name")
-        for path in files:
-            self.put_file(path, f"{prefix}/{path.relative_to(folder).as_posix()}")
-        return len(files)
 
     def get_folder(self, prefix: str, folder: Path) -> int:
         """Download everything below `prefix/` ("" = all) into a new folder, which appears whole or not at all.

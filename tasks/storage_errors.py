@@ -47,7 +47,7 @@ def told(what: str, store: str) -> Iterator[None]:
 def _translate(error: Any, what: str) -> UserError:
     """The UserError for an answer of the store that refuses."""
     code = code_of(error)
-    if code == "NoSuchBucket" or (code in ABSENT and error.operation_name == "HeadBucket"):
+    if code == "NoSuchBucket":
         return UserError(f"{what}: there is no such bucket", "Create the bucket or mend its name in the settings")
     if code in ABSENT:
         return NotStored(f"{what}: it is not there", "Check the name, or store it first")

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import yaml
 
+from data.errors import UserError
 from tasks.canonical import sha256
 from tasks.storage import Storage
 from tasks.storage_errors import NotStored
@@ -51,9 +52,13 @@ def folder_digest(folder: Path) -> str:
 
 
 def locked_paths(dvc_lock: bytes) -> dict[str, str]:
-    """Path to DVC hash of every output that a dvc.lock names."""
-    stages = (yaml.safe_load(dvc_lock) or {}).get("stages", {})
-    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+    """Path to DVC hash of every output that a dvc.lock names. Raises UserError where it is none, as amid a merge."""
+    try:
+        stages = (yaml.safe_load(dvc_lock) or {}).get("stages", {})
+        return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        remedy = "Finish the merge, or restore it: git checkout -- dvc.lock"
+        raise UserError("dvc.lock is not as DVC writes it", remedy) from error
 
 
 class Store(Protocol):
@@ -190,7 +195,7 @@ def check_dataset(name: str, digest: str, root: Path, remote: Remote, manifest: 
         manifest: SHA-256 over the sorted lines `<sha256>  <path>`, where it is known.
 
     Raises:
-        UserError: the S3 remote is needed and does not answer.
+        UserError: the S3 remote is needed and does not answer, or dvc.lock cannot be read.
     """
     lock, folder = root / "dvc.lock", root / "data" / name
     checked_out = lock.is_file() and folder.is_dir() and locked_paths(lock.read_bytes()).get(f"data/{name}") == digest

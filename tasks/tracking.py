@@ -4,7 +4,7 @@ A stage is run inside `stage(spec)`. A FINISHED run with the same fingerprint wh
 unless uncommitted code made it and this checkout is clean; a run that failed, was killed or died is opened again under
 its old id, so that a retry leaves no second run behind.
 Errors close a run as FAILED, interrupts as KILLED. A lock per fingerprint keeps two processes of one machine from doing
-the same work: the second waits and then reuses.
+the same work: the second waits and then reuses. A run that another machine has under way is never taken from it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
-from mlflow_config.settings import Tag, experiment, stage_tag
+from data.parameters import profile_names
+from mlflow_config.settings import EXPERIMENT, RETRAIN, Stage, Tag, experiment, stage_tag
 from tasks import identity
+from tasks.canonical import is_digest
 from tasks.locks import Busy, file_lock, place, same_place
 from tasks.recording import ActiveRun, Spec, client, result
 from tasks.settings import settings
@@ -31,6 +33,7 @@ __all__ = [
     "ActiveRun",
     "NotFinished",
     "Spec",
+    "begun_profiles",
     "client",
     "experiment_id",
     "find",
@@ -39,6 +42,9 @@ __all__ = [
     "stage",
     "sweep",
 ]
+
+
+STAGES = (*Stage, RETRAIN, EXPERIMENT)  # whose runs are made here
 
 
 @lru_cache
@@ -58,6 +64,12 @@ def experiment_id(profile: str) -> str:
         if found is None:
             raise
         return str(found.experiment_id)
+
+
+def begun_profiles() -> list[str]:
+    """The profiles of params.yaml that MLflow holds runs of."""
+    named = profile_names(settings().root / "params.yaml")
+    return [name for name in named if client().get_experiment_by_name(experiment(name)) is not None]
 
 
 def find(profile: str, stage_name: str, fingerprint: str | None = None) -> list[Run]:
@@ -105,7 +117,7 @@ def stage(spec: Spec, verify: Callable[[dict[str, Any]], bool] = bool) -> Iterat
         finished = next((run for run in runs if _vouched(run) and result(run) and verify(result(run))), None)
         if finished is None and _reuse_only.get():
             raise NotFinished(f"{spec.name} has no finished run {spec.fingerprint[:12]}", "Run the stage")
-        broken_off = [run for run in runs if run.info.status != "FINISHED"]
+        broken_off = [run for run in runs if run.info.status != "FINISHED" and not _under_way_elsewhere(run)]
         found = finished or _open(spec, broken_off)
         run = ActiveRun(spec, found, reused=finished is not None, reopened=bool(broken_off))
         if spec.parent_run:
@@ -118,6 +130,11 @@ def _vouched(run: Run) -> bool:
     """Whether a run may be reused here: what uncommitted code made is signed as such for good, and the gates refuse it,
     so a checkout that is clean makes it again."""
     return run.data.tags.get(Tag.DIRTY) != "true" or identity.git().dirty
+
+
+def _under_way_elsewhere(run: Run) -> bool:
+    """Whether a run is RUNNING where this lock says nothing about it: another machine may be at it."""
+    return run.info.status == "RUNNING" and not same_place(run.data.tags.get(Tag.HOST, ""), settings().state)
 
 
 def _lock(spec: Spec, wait: float) -> AbstractContextManager[None]:
@@ -196,9 +213,11 @@ def sweep(profile: str) -> list[Run]:
     """Close runs that died here without a word (kill -9, power): no process holds their lock any more."""
     closed = []
     for run in client().search_runs([experiment_id(profile)], "attributes.status = 'RUNNING'"):
-        if not same_place(run.data.tags.get(Tag.HOST, ""), settings().state):
+        if _under_way_elsewhere(run):
             continue
         spec = Spec(run.data.tags.get(Tag.STAGE, ""), profile, run.data.tags.get(Tag.FINGERPRINT, ""))
+        if spec.stage not in STAGES or not is_digest(spec.fingerprint):
+            continue  # not ours, and its tags would name the lock's file
         with suppress(Busy), _lock(spec, wait=0):
             client().set_terminated(run.info.run_id, "KILLED")
             closed.append(run)

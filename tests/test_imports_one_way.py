@@ -47,5 +47,6 @@ def test_learning_and_data_run_without_the_orchestration(package):
 def test_the_environment_is_read_in_one_place():
     """Settings reads variables; others only hand an environment on to a process, or look for secrets to hide."""
     hands_on = {"settings.py", "services.py", "prefect_server.py", "datasets.py", "redaction.py", "experiment_jobs.py"}
+    hands_on |= {"worker.py", "deploying.py"}
     readers = [path for path in FILES if "os.environ" in path.read_text() or "getenv(" in path.read_text()]
     assert {path.name for path in readers} <= hands_on

@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate",
     "promote",
     "up",
+    "deploy",
     "down",
     "status",
     "data",

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from prefect import flow
+from prefect.client.orchestration import get_client
 from prefect.states import Cancelled, Completed, Failed, Pending
 
 from data.errors import UserError
@@ -32,24 +33,28 @@ def installed(home):
 
 
 class Pool:
-    """A server and a worker: `script` says how each new run ends; runs are found again by their key."""
+    """A server and a worker: `script` says how each new run ends, once somebody has waited for it."""
 
     def __init__(self, *script: Any) -> None:
-        self.script, self.runs, self.asked = list(script), {}, []
+        self.script, self.runs, self.asked = list(script), [], []
 
-    def run_deployment(self, name, parameters, timeout, idempotency_key):
-        self.asked.append((name, parameters, idempotency_key))
-        fresh = idempotency_key not in self.runs
-        if fresh:
-            self.runs[idempotency_key] = self.script.pop(0)
-        state = Pending() if fresh else self.runs[idempotency_key]
-        return SimpleNamespace(id=idempotency_key, name="toy-run", state=state)
+    def run_deployment(self, name, parameters, timeout, idempotency_key, tags, as_subflow):
+        self.asked.append((name, parameters, as_subflow))
+        known = [run for run in self.runs if run.idempotency_key == idempotency_key]
+        if not known:
+            number = len(self.runs)
+            made = {"id": number, "name": "toy-run", "state": Pending(), "tags": tags}
+            self.runs.append(SimpleNamespace(idempotency_key=idempotency_key, **made))
+        return (known or self.runs)[-1]
+
+    def newest(self, flow, key):
+        return next((run for run in reversed(self.runs) if run.tags == [f"{flow.name}:{key}"]), None)
 
     def wait(self, run):
-        end = self.runs[run.id]
-        if end.is_completed():
+        run.state = self.script.pop(0)
+        if run.state.is_completed():
             toy.fn("smoke")
-        return end
+        return run.state
 
 
 @pytest.fixture
@@ -59,6 +64,7 @@ def pool(monkeypatch):
         monkeypatch.setenv("EDIT_R2_DISPATCH", "work-pools")
         settings.cache_clear()
         monkeypatch.setattr(dispatch, "run_deployment", made.run_deployment)
+        monkeypatch.setattr(dispatch, "_newest", made.newest)
         monkeypatch.setattr(dispatch, "_wait", made.wait)
         return made
 
@@ -74,11 +80,16 @@ def test_a_stage_on_a_worker_is_done_once_and_its_result_found(pool):
     assert run() == DONE[0]
     ((name, parameters, _),) = made.asked
     assert name == "toy/toy" and parameters["profile"] == "smoke"
-
-
-def test_a_retried_retraining_attaches_to_the_run_under_way(pool):
-    made = pool(Completed())
     run()
+    assert len(made.runs) == len(DONE) == 1
+
+
+def test_a_retried_retraining_attaches_to_the_run_under_way(pool, monkeypatch):
+    made = pool(Completed())
+    with monkeypatch.context() as cut_off:
+        cut_off.setattr(dispatch, "_wait", lambda _found: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run()
     run()
     assert len(made.runs) == 1 and len(DONE) == 1
 
@@ -91,17 +102,50 @@ def test_a_child_that_did_not_complete_raises(pool, end):
     assert DONE == []
 
 
-def test_after_a_failure_the_next_attempt_is_a_new_run(pool):
-    made = pool(Failed(message="out of memory"), Completed())
-    with pytest.raises(UserError, match="out of memory"):
-        run()
+def test_after_any_number_of_failures_the_next_attempt_is_a_new_run(pool):
+    made = pool(*[Failed(message="out of memory")] * 25, Completed())
+    for _ in range(25):
+        with pytest.raises(UserError, match="out of memory"):
+            run()
     assert run() == DONE[0]
-    assert [key.rsplit("-", 1)[1] for key in made.runs] == ["0", "1"]
+    assert [int(found.idempotency_key.rsplit("-", 1)[1]) for found in made.runs] == list(range(26))
+    assert len(made.asked) == 26
+
+
+def test_a_run_that_waits_for_a_person_is_asked_for_again_only_when_it_has_ended(pool):
+    made = pool()
+    for _ in range(2):
+        dispatch.elsewhere(toy, "promote-1", profile="smoke")
+    assert len(made.runs) == 1
+    made.runs[0].state = Failed(message="nobody answered")
+    dispatch.elsewhere(toy, "promote-1", profile="smoke")
+    assert len(made.runs) == 2
+
+
+@flow(name="asks-elsewhere")
+def asks_elsewhere() -> None:
+    """A flow that starts another as a deployment, twice."""
+    dispatch.elsewhere(toy, "promote-1", profile="smoke")
+    dispatch.elsewhere(toy, "promote-1", profile="smoke")
+
+
+def test_what_may_wait_for_a_person_is_no_subflow_and_is_found_again(prefect, monkeypatch):
+    """Prefect suspends no subflow, and `approving.ask` asks nobody from within one."""
+    monkeypatch.setenv("EDIT_R2_DISPATCH", "work-pools")
+    settings.cache_clear()
+    with get_client(sync_client=True) as client:
+        client.create_deployment(client.create_flow(toy), "toy")
+        asks_elsewhere()
+        newest = dispatch._newest(toy, "promote-1")
+        assert newest.parent_task_run_id is None and newest.idempotency_key == "toy:promote-1-0"
+        client.set_flow_run_state(newest.id, Failed(message="nobody answered"), force=True)
+        asks_elsewhere()
+    assert dispatch._newest(toy, "promote-1").idempotency_key == "toy:promote-1-1"
 
 
 def test_a_completed_child_without_a_result_is_an_error(pool, monkeypatch):
-    made = pool(Completed())
-    monkeypatch.setattr(dispatch, "_wait", lambda found: made.runs[found.id])
+    pool()
+    monkeypatch.setattr(dispatch, "_wait", lambda _found: Completed())
     with pytest.raises(UserError, match="not in MLflow"):
         run()
     assert DONE == []

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from data.errors import UserError
-from flows.experiment import experiment_table_flow, experiment_variant
+from flows.experiment import _make, experiment_table_flow, experiment_variant
 from mlflow_config.settings import EXPERIMENT, Tag
-from tasks import datasets, experiment_page, tracking
+from tasks import datasets, experiment, experiment_page, experiment_runs, tracking
 from tests.tasks.stages import Trainers, datasets_of, install, passed, score_sheet
 
 SEEDS, VARIANTS = (0, 1), ("base", "sft", "edit-r2")
@@ -128,6 +128,15 @@ def test_a_table_that_broke_goes_on_where_it_was(trainers):
     experiment_table_flow("smoke", (0,), VARIANTS)
     assert trainers.calls == ["rl", "judge"]
     assert [one.info.status for one in tracking.find("smoke", EXPERIMENT)] == ["FINISHED"]
+
+
+def test_a_job_on_a_worker_is_known_by_all_that_makes_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr("flows.experiment.stage", lambda _flow, key, **_arguments: asked.append(key))
+    plan = experiment.load("smoke")
+    planned = experiment_runs.jobs(plan, ("sft", "edit-r2"), (0,))
+    assert list(_make(plan, planned, {"profile": "smoke", "parent_run": "r"}, 1)) == planned
+    assert asked == [experiment_runs.fingerprint(plan, job) for job in planned]
 
 
 def test_words_follow_the_intervals():

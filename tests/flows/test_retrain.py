@@ -194,7 +194,7 @@ def test_a_retraining_that_died_is_closed_in_both_places(trainers):
         ghost = client.create_flow_run(doomed, state=Running())
         tags = {
             Tag.HOST: place(settings().state),
-            Tag.STAGE: "x",
+            Tag.STAGE: Stage.TRAIN_SFT,
             Tag.FINGERPRINT: "d" * 64,
             Tag.FLOW_RUN: str(ghost.id),
         }

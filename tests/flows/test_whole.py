@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tasks.buckets import in_a_bucket
 from tests.tasks.seaweed import KEY, SECRET, seaweed, weed
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +78,7 @@ def test_data_and_artifacts_on_s3(clone, tmp_path):
     with seaweed(tmp_path / "weed") as address, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", KEY)
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        Storage.at("s3://lab", endpoint=address).make_bucket()
+        in_a_bucket(Storage.at("s3://lab", endpoint=address))
         variables = {
             "EDIT_R2_S3_ENDPOINT": address,
             "EDIT_R2_S3_BUCKET": "lab",

@@ -31,7 +31,7 @@ class Trainers:
             if step == 2 and self.broken == name:
                 raise UserError(f"{name}: the loss is not finite", "Lower the learning rate")
             report(step, {f"{name}/loss": 1.0 / (step + 1), "rl/reward": 0.5, "progress": (step + 1) / 4})
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "model.safetensors").write_text(content)
         return folder
 
@@ -93,7 +93,7 @@ def install(monkeypatch: pytest.MonkeyPatch, trainers: Trainers) -> None:
 
     def judge(_config: Any, model: Path, _benchmark: Path, folder: Path, report: Any) -> Path:
         trainers.calls.append("judge")
-        (folder / "strips").mkdir(parents=True)
+        (folder / "strips").mkdir(parents=True, exist_ok=True)
         quality = 0.2 * len((model / "model.safetensors").read_text().split(" of "))
         (folder / "scores.json").write_text(json.dumps(score_sheet(quality)))
         Image.new("RGB", (32, 16), "red").save(folder / "strips" / "s0.png")

@@ -77,17 +77,13 @@ def test_a_build_is_identified_pushed_and_not_repeated(checkout):
     assert not (checkout.root / ".dvc" / "config.local").exists()
 
 
-def test_a_change_makes_it_stale_and_a_clone_pulls_it_back(checkout):
+def test_a_change_makes_another_build_that_is_not_in_the_remote_until_it_is_pushed(checkout):
     first = datasets.build("tiny", "sessions", chosen=checkout)
-    assert datasets.is_current("tiny", "sessions", checkout)
-    shutil.rmtree(first.folder)
-    shutil.rmtree(checkout.root / ".dvc" / "cache")
-    assert not datasets.is_current("tiny", "sessions", checkout)
-    assert datasets.pull_dataset("tiny", "sessions", checkout) == first
     write_params(checkout.root, train=7)
-    assert not datasets.is_current("tiny", "sessions", checkout)
-    assert datasets.build("tiny", "sessions", push=False, chosen=checkout).digest != first.digest
-    assert not datasets.is_pushed("tiny", "sessions", checkout)
+    second = datasets.build("tiny", "sessions", push=False, chosen=checkout)
+    assert second.digest != first.digest and not datasets.is_pushed("tiny", "sessions", checkout)
+    datasets.push_dataset(second, checkout)
+    assert datasets.is_pushed("tiny", "sessions", checkout)
 
 
 def test_a_failing_stage_is_one_line_and_leaves_the_lock_alone(checkout):
@@ -109,6 +105,21 @@ def test_two_at_once_build_once(checkout):
         first, second = (each.result() for each in both)
     assert first == second
     assert (checkout.root / "runs").read_text() == "x"
+
+
+def test_every_command_waits_for_whoever_is_at_the_checkout(checkout, tmp_path, monkeypatch):
+    asked, run = [], subprocess.run
+
+    def told(command, **more):
+        asked.append(command[3:])
+        return run(command, **more)
+
+    monkeypatch.setattr(datasets.subprocess, "run", told)
+    elsewhere = checkout.model_copy(update={"dvc_remote": str(tmp_path / "elsewhere")})
+    datasets.build("tiny", "sessions", chosen=elsewhere)
+    datasets.is_pushed("tiny", "sessions", elsewhere)
+    assert {words[1] for words in asked} == {"repro", "remote", "push", "status"}
+    assert {words[0] for words in asked} == {"--wait-for-lock"}
 
 
 def test_a_remote_that_cannot_be_written_is_one_line(checkout, tmp_path):

@@ -71,6 +71,19 @@ def test_a_seed_is_that_of_the_variants_own_training(tmp_path):
     assert plan.parameters(plan.variants["base"], 5) == parameters.load("smoke")
 
 
+def test_a_job_is_another_when_its_variant_or_what_that_starts_from_is_edited(tmp_path, monkeypatch):
+    def key(text=WRITTEN, name="text", seed=0):
+        plan = load(tmp_path, text)
+        return experiment_runs.fingerprint(plan, experiment_runs.Job(plan.variants[name], seed))
+
+    edited = WRITTEN.replace("policies: [text]", "policies: [image]")
+    parent = WRITTEN.replace("about: all}", "about: all, sft: {optimisation: {steps: 78}}}", 1)
+    keys = [key(), key(seed=1), key(edited), key(parent)]
+    assert len(set(keys)) == 4 and key() == keys[0] and key(edited, "rl") == key(name="rl")
+    monkeypatch.setattr("tasks.identity.whole_code", lambda: "0" * 64)
+    assert key() != keys[0]
+
+
 def test_a_number_of_one_profile_holds_for_that_profile_only(tmp_path):
     plan = load(tmp_path)
     assert plan.parameters(plan.variants["longer"], 0).sft.optimisation.steps == 77

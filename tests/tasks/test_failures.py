@@ -22,6 +22,12 @@ class ConnectError(Exception):
     """Named as the HTTP libraries name theirs."""
 
 
+class Named(Exception):
+    """As MLflow names a server's trouble."""
+
+    error_code = "TEMPORARILY_UNAVAILABLE"
+
+
 def test_a_user_error_in_the_chain_is_what_users_see():
     found = explain(caused(RuntimeError("task failed"), UserError("no file", "Make one")))
     assert (found.problem, found.remedy, found.exit_code) == ("no file", "Make one", 2)
@@ -47,6 +53,8 @@ def test_a_defect_says_so_in_one_line():
         (ConnectionResetError(), True),
         (ConnectError(), True),
         (RuntimeError("sqlite3.OperationalError: database is locked"), True),
+        (RuntimeError("Could not connect to the endpoint URL: http://store"), True),
+        (Named("API request failed with error code 503"), True),
         (ServiceError("x", "y"), True),
         (UserError("loss is not finite", "Lower the rate"), False),
         (caused(UserError("no such bucket", "Create it"), ConnectionResetError()), False),

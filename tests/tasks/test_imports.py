@@ -14,6 +14,7 @@ from data.mice import read_mice
 from data.quarantine import read_quarantine
 from tasks import imports
 from tasks.storage import Storage
+from tests.tasks.buckets import in_a_bucket, put_folder
 
 FIXTURE = Path(__file__).parents[1] / "data" / "published.jsonl"
 
@@ -68,9 +69,7 @@ def test_images_from_a_store(tmp_path, images, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with mock_aws():
-        store = Storage.at("s3://pictures/source")
-        store.make_bucket()
-        store.put_folder(images, "mice")
+        put_folder(in_a_bucket(Storage.at("s3://pictures/source")), images, "mice")
         result = imports.run("mice", FIXTURE, tmp_path / "out", "s3://pictures/source/mice")
     assert len(result.sessions) == 3
 
@@ -86,8 +85,3 @@ def test_a_failure_leaves_nothing_and_a_full_folder_is_not_touched(tmp_path, ima
     with pytest.raises(UserError, match="not empty"):
         imports.run("mice", FIXTURE, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
-
-
-def test_bagels_rule():
-    assert imports.bagel_size(640, 480) == (688, 512)
-    assert imports.bagel_size(1000, 15) == (1024, 16)

@@ -11,6 +11,7 @@ from tasks.documents import BucketShelf
 from tasks.ledger import Conflict, Ledger
 from tasks.signing import load_identity
 from tasks.storage import Storage
+from tests.tasks.buckets import in_a_bucket
 from tests.tasks.seaweed import KEY, SECRET, seaweed, weed
 from tests.tasks.test_ledger import draft
 
@@ -26,9 +27,7 @@ def storage(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     with seaweed(tmp_path / "seaweed") as url:
-        found = Storage.at("s3://edit-r2/ledger", url)
-        found.make_bucket()
-        yield found
+        yield in_a_bucket(Storage.at("s3://edit-r2/ledger", url))
 
 
 def test_promotions_contend_for_one_champion(storage, tmp_path):

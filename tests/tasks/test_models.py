@@ -3,11 +3,20 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from data.errors import UserError
 from tasks import models, tracking
+from tasks.failures import transient
+from tasks.locks import Busy, file_lock
+from tasks.registry import Registry
+from tasks.settings import settings
 
 SPEC = tracking.Spec("train_sft", "smoke", "f" * 64)
 
@@ -74,14 +83,39 @@ def test_a_damaged_cache_is_fetched_again(logged):
     assert (models.fetch(logged.model_id) / "config.json").read_text() == "{}"
 
 
+def test_two_that_need_a_model_at_once_bring_it_once(logged, monkeypatch):
+    brought, bring = [], models._download
+
+    def slow(model_id, target):
+        brought.append(model_id)
+        time.sleep(0.3)
+        bring(model_id, target)
+
+    monkeypatch.setattr(models, "_download", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(models.fetch, [logged.model_id] * 2)
+    assert first == second and brought == [logged.model_id]
+    assert models.manifest(first)
+
+
+def test_a_copy_is_brought_and_adopted_under_the_lock_of_retention(logged, home, folder, monkeypatch):
+    monkeypatch.setenv("EDIT_R2_STAGE_TIMEOUT", "0.1")
+    settings.cache_clear()
+    with file_lock(home / "locks" / f"{logged.digest[:12]}.lock"):
+        with pytest.raises(Busy):
+            models.fetch(logged.model_id)
+        with pytest.raises(Busy):
+            models.adopt(folder, logged.digest)
+    models.adopt(folder, logged.digest)
+    assert models.fetch(logged.model_id).is_dir() and not folder.exists()
+
+
 def test_an_unknown_model_is_a_user_error(home):
     with pytest.raises(UserError, match="no model m-nope"):
         models.record("m-nope")
 
 
 def test_a_store_that_does_not_answer_says_nothing_about_the_files(logged, monkeypatch):
-    from mlflow.exceptions import MlflowException
-
     def down(_self, _model_id):
         raise MlflowException("503 Service Unavailable")
 
@@ -89,6 +123,57 @@ def test_a_store_that_does_not_answer_says_nothing_about_the_files(logged, monke
     for ask in (models.verify, models.record):
         with pytest.raises(MlflowException, match="503"):
             ask(logged.model_id)
+
+
+class Down:
+    """A client of an MLflow that answers nothing."""
+
+    tracking_uri = "http://127.0.0.1:1"
+
+    def __init__(self, problem):
+        self.problem = problem
+
+    def __getattr__(self, _name):
+        def ask(*_args, **_more):
+            raise self.problem
+
+        return ask
+
+
+def asked_of(registry):
+    def files():
+        with registry.model_folder("m-1"):
+            raise AssertionError("there are none")
+
+    return [lambda: registry.version(1), lambda: registry.model_tags("m-1"), lambda: registry.run("r"), files]
+
+
+def test_only_what_mlflow_does_not_hold_is_told_as_lost():
+    lost = MlflowException("no such thing", RESOURCE_DOES_NOT_EXIST)
+    for ask in asked_of(Registry(Down(lost), "edit-r2")):
+        with pytest.raises(UserError):
+            ask()
+    down = MlflowException("API request failed: Max retries exceeded with url: /api")
+    for ask in asked_of(Registry(Down(down), "edit-r2")):
+        with pytest.raises(MlflowException, match="Max retries") as told:
+            ask()
+        assert transient(told.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ("##### File weights #####\nCould not connect to the endpoint URL: http://store", MlflowException),
+        ("##### File weights #####\nNo such artifact: weights", UserError),
+    ],
+)
+def test_a_download_that_broke_off_is_tried_again_and_files_that_are_gone_are_told(logged, monkeypatch, said, error):
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", Down(MlflowException(said)).ask)
+    monkeypatch.setattr(Registry, "_logged", lambda *_: SimpleNamespace(tags={}, artifact_location="s3://lab/m"))
+    for ask in (lambda: models.fetch(logged.model_id), asked_of(Registry(tracking.client(), "edit-r2"))[-1]):
+        with pytest.raises(error) as told:
+            ask()
+        assert transient(told.value) is (error is MlflowException)
 
 
 def test_a_remote_store_is_asked_for_names_and_sizes(logged, monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 
 from tasks import models, tracking
 from tasks.settings import settings
+from tests.tasks.buckets import in_a_bucket
 from tests.tasks.seaweed import KEY, SECRET, seaweed, weed
 
 pytestmark = [pytest.mark.services, pytest.mark.skipif(weed() is None, reason="needs the SeaweedFS binary")]
@@ -25,9 +26,7 @@ def bucket(home, tmp_path, monkeypatch):
         ):
             monkeypatch.setenv(name, value)
         settings.cache_clear()
-        store = Storage.at("s3://lab", endpoint=address)
-        store.make_bucket()
-        yield store
+        yield in_a_bucket(Storage.at("s3://lab", endpoint=address))
 
 
 def test_a_model_on_s3_comes_back_and_a_lost_file_is_noticed(bucket, home, tmp_path):

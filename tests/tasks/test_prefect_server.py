@@ -11,7 +11,7 @@ import pytest
 
 from tasks import prefect_server
 from tasks.failures import ServiceError
-from tasks.settings import settings
+from tasks.settings import EMBEDDED, settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +41,14 @@ def test_a_server_that_does_not_come_up_names_its_log(monkeypatch):
         ready()
     assert "PREFECT_API_URL" not in os.environ
     assert "no database" in (settings().state / "logs" / "prefect-embedded.log").read_text()
+
+
+def test_child_processes_are_told_that_the_server_ends_with_the_command(monkeypatch):
+    real, asleep = subprocess.Popen, [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(subprocess, "Popen", lambda _command, **options: real(asleep, **options))
+    with prefect_server.prefect_session():
+        assert os.environ[EMBEDDED] == os.environ["PREFECT_API_URL"]
+    assert EMBEDDED not in os.environ
 
 
 def test_nothing_answers_on_a_closed_port():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -183,6 +184,25 @@ def test_a_model_that_was_promoted_after_the_plan_stays(house):
     assert stored(house, "c") and stored(house, "d")
 
 
+def test_what_somebody_has_come_to_since_the_plan_stays(house):
+    from mlflow.entities import LoggedModelInput
+
+    books = house.books
+    for name in ("models/0123", "models/4567"):
+        (books.state / name).mkdir(parents=True)
+        (books.state / name / "file").write_text("x")
+    choices = consider(books, NOTHING)
+    run = house.client.create_run(house.experiment)
+    house.client.log_inputs(run.info.run_id, models=[LoggedModelInput(house.models["d"].model_id)])
+    house.client.set_logged_model_tags(house.models["c"].model_id, {AWAITS_TAG: "a" * 64})
+    (books.state / "models" / "0123" / "more").write_text("y")
+    shutil.rmtree(books.state / "models" / "4567")
+    done = {choice.item.name: choice for choice in retire(books, choices)}
+    names = [house.models["c"].model_id, house.models["d"].model_id, "models/0123", "models/4567"]
+    assert all(done[name].keep and "come to it" in done[name].reason for name in names)
+    assert stored(house, "c") and stored(house, "d") and (books.state / "models" / "0123").is_dir()
+
+
 def test_a_candidate_whose_files_went_is_not_promoted(house):
     candidate, decision = stand(house, house.models["d"], skilled(0.95), 6)
     retire(house.books, consider(house.books, NOTHING))
@@ -200,6 +220,8 @@ def test_a_deletion_that_was_cut_off_is_finished(house, monkeypatch):
         patch.setattr(LocalArtifactRepository, "delete_artifacts", fail)
         with pytest.raises(ConnectionResetError):
             retire(house.books, consider(house.books, NOTHING))
+    (line,) = house.books.state.joinpath("logs", "retention.jsonl").read_text().splitlines()
+    assert json.loads(line)["kind"] == "model", "what was begun is on record"
     retire(house.books, consider(house.books, NOTHING))
     assert [stored(house, content) for content in "cd"] == [False, False]
     assert [signed.entry.action for signed in history(house.books)].count("retire") == 1
@@ -227,6 +249,13 @@ def test_working_folders_and_copies_are_found(house):
     retire(books, consider(books, NOTHING))
     left = [item.name for item in look(books) if item.kind != "model"]
     assert left == [f"models/{house.models['b'].digest[:12]}"]
+
+
+@pytest.mark.parametrize("written", ["no JSON", "[1]", '{"digest": 5}'])
+def test_a_result_that_somebody_wrote_by_hand_stops_nothing(house, written):
+    tags = {str(Tag.MODEL): house.models["d"].model_id, str(Tag.RESULT): written}
+    house.client.create_run(house.experiment, tags=tags)
+    assert len([item for item in look(house.books) if item.kind == "model"]) == 12
 
 
 def test_a_running_run_keeps_the_model_it_started_from(house):

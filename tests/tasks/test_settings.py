@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from tasks.settings import SERVICES, Dispatch, Settings, environment, prepare, settings
+from tasks.settings import EMBEDDED, SERVICES, Dispatch, Settings, environment, prepare, settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,6 +49,15 @@ def test_a_bucket_takes_data_and_artifacts(monkeypatch):
     block = environment(found)
     assert block["MLFLOW_S3_ENDPOINT_URL"] == block["AWS_ENDPOINT_URL_S3"] == "http://127.0.0.1:8333"
     assert block["AWS_REQUEST_CHECKSUM_CALCULATION"] == "when_required"
+
+
+def test_the_server_of_a_command_does_not_pass_for_a_lasting_one_in_its_child_processes(monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4321/api")
+    monkeypatch.setenv(EMBEDDED, "http://127.0.0.1:4321/api")
+    assert settings().prefect_api_url is None
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
+    settings.cache_clear()
+    assert settings().prefect_api_url == "http://prefect.example/api"
 
 
 def test_a_tracking_server_keeps_its_own_artifacts(monkeypatch):

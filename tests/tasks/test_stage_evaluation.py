@@ -64,6 +64,23 @@ def test_pictures_and_captions_are_in_mlflow(trainers, benchmark, model):
     assert "turns" in content["columns"] and "make it red" in content["data"][0][-1]
 
 
+@pytest.mark.parametrize("cut", ["tasks.witness.witness", "tasks.recording.ActiveRun.finish"])
+def test_an_evaluation_that_was_cut_off_shows_its_pictures_once(trainers, benchmark, model, monkeypatch, cut):
+    def fail(*_):
+        raise ConnectionError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cut, fail)
+        with pytest.raises(ConnectionError):
+            evaluation.evaluate.fn(loaded(), benchmark, model)
+    made = evaluation.evaluate.fn(loaded(), benchmark, model)
+    pictures = [file.path for file in tracking.client().list_artifacts(made.run_id, "images") if "s0" in file.path]
+    assert len({path for path in pictures if path.endswith(".png")}) == 1
+    content = json.loads(Path(tracking.client().download_artifacts(made.run_id, "strips.json")).read_text())
+    assert len(content["data"]) == 1 and proven(made, model, benchmark)
+    assert len(tracking.client().get_metric_history(made.run_id, "evaluation/IF")) == 1
+
+
 def test_an_evaluation_is_reused_until_its_stored_sheet_is_damaged(trainers, benchmark, model, home):
     first = evaluation.evaluate.fn(loaded(), benchmark, model)
     assert evaluation.evaluate.fn(loaded(), benchmark, model) == first

@@ -8,6 +8,7 @@ from moto import mock_aws
 from data.errors import UserError
 from tasks.storage import Storage
 from tasks.storage_errors import NotStored
+from tests.tasks.buckets import in_a_bucket, put_folder
 
 
 @pytest.fixture
@@ -15,13 +16,10 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with mock_aws():
-        storage = Storage.at("s3://bucket/deep/prefix")
-        storage.make_bucket()
-        yield storage
+        yield in_a_bucket(Storage.at("s3://bucket/deep/prefix"))
 
 
-def test_bytes_come_back_and_a_second_make_bucket_is_harmless(store):
-    store.make_bucket()
+def test_bytes_come_back(store):
     store.put("a/b.bin", b"\x00\x01")
     assert store.get("a/b.bin") == b"\x00\x01"
     assert store.exists("a/b.bin") and not store.exists("a")
@@ -41,7 +39,7 @@ def test_a_folder_comes_back_whole(store, tmp_path):
     (source / "deep").mkdir(parents=True)
     (source / "a.txt").write_bytes(b"a")
     (source / "deep" / "b.txt").write_bytes(b"bb")
-    assert store.put_folder(source, "model/1") == 2
+    put_folder(store, source, "model/1")
     store.put("model/10", b"a neighbour whose name begins alike")
     assert store.get_folder("model/1", tmp_path / "copy") == 2
     assert (tmp_path / "copy" / "deep" / "b.txt").read_bytes() == b"bb"
@@ -88,18 +86,9 @@ def test_a_hostile_key_in_the_bucket_is_not_written(store, tmp_path):
     assert not (tmp_path / "escape").exists() and not (tmp_path / "a" / "b").exists()
 
 
-def test_links_are_not_followed(store, tmp_path):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "link").symlink_to("/etc/hostname")
-    with pytest.raises(UserError, match="is a link"):
-        store.put_folder(tmp_path / "folder", "x")
-
-
 def test_a_missing_bucket_is_named(store):
     other = Storage.at("s3://elsewhere")
-    with pytest.raises(UserError, match="cannot reach s3://elsewhere: there is no such bucket"):
-        other.check()
-    with pytest.raises(UserError, match="no such bucket"):
+    with pytest.raises(UserError, match="cannot write s3://elsewhere/a: there is no such bucket"):
         other.put("a", b"")
 
 
@@ -109,7 +98,7 @@ def test_a_store_that_does_not_answer(monkeypatch):
     # Port 9 (discard) is closed on any machine that a test runs on.
     store = Storage.at("s3://bucket", endpoint="http://127.0.0.1:9", attempts=1, connect_timeout=0.5)
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9 does not answer") as caught:
-        store.check()
+        store.get("a")
     assert "\n" not in str(caught.value) and caught.value.remedy
 
 
@@ -120,7 +109,7 @@ def test_no_credentials(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(UserError, match="AWS_ACCESS_KEY_ID"):
-        Storage.at("s3://bucket", endpoint="http://127.0.0.1:9").check()
+        Storage.at("s3://bucket", endpoint="http://127.0.0.1:9").get("a")
 
 
 @pytest.mark.parametrize(("url", "endpoint"), [("http://x/y", None), ("bucket", None), ("s3://b", "127.0.0.1:8333")])

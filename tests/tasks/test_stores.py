@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 from moto import mock_aws
 
+from data.errors import UserError
 from tasks.audit import audit
 from tasks.pedigree import who_used
 from tasks.promotion import promote
 from tasks.settings import Settings
 from tasks.storage import Storage
-from tasks.stores import check_dataset
+from tasks.stores import check_dataset, locked_paths
 from tasks.view import live, live_from
+from tests.tasks.buckets import in_a_bucket, put_folder
 from tests.tasks.houses import DATASET, build_house, family, locked, sqlite_template, stand
 from tests.tasks.scoresets import skilled
 from tests.tasks.seaweed import KEY, SECRET, seaweed, weed
@@ -39,11 +41,8 @@ def bucket(house, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with mock_aws():
-        storage = Storage.at(URL)
-        storage.make_bucket()
-        for path in house.remote.rglob("*"):
-            if path.is_file():
-                storage.put_file(path, path.relative_to(house.remote).as_posix())
+        storage = in_a_bucket(Storage.at(URL))
+        put_folder(storage, house.remote)
         yield storage
 
 
@@ -91,6 +90,22 @@ def test_an_altered_or_missing_object_is_named(house, bucket, suffix, words, cha
         assert words in report.broken.detail and change in report.broken.detail
 
 
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD\nstages:\n=======\n", "- a list", "stages: {x: {outs: [{path: y}]}}"])
+def test_a_lock_amid_a_merge_is_told_and_breaks_one_link(house, bucket, text):
+    folder, lock = house.root / "data" / DATASET, house.root / "dvc.lock"
+    before = lock.read_text()
+    folder.mkdir(parents=True)
+    try:
+        lock.write_text(text)
+        with pytest.raises(UserError, match=r"dvc\.lock is not as DVC writes it"):
+            locked_paths(lock.read_bytes())
+        report = look(house, bucket)
+    finally:
+        lock.write_text(before)
+        shutil.rmtree(house.root / "data")
+    assert report.broken.name == "data" and "dvc.lock" in report.broken.detail
+
+
 def test_the_same_md5_is_not_enough(house, bucket):
     (found,) = check_dataset(DATASET, locked(house), house.root, bucket, manifest="0" * 64)
     assert not found.holds and "another SHA-256" in found.detail
@@ -135,11 +150,8 @@ def test_on_a_real_server(house, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     with seaweed(tmp_path / "seaweed") as url:
-        storage = Storage.at(URL, url)
-        storage.make_bucket()
-        for path in house.remote.rglob("*"):
-            if path.is_file():
-                storage.put_file(path, path.relative_to(house.remote).as_posix())
+        storage = in_a_bucket(Storage.at(URL, url))
+        put_folder(storage, house.remote)
         assert look(house, storage).ok
         storage.put(objects(house, ".parquet")[0], b"altered")
         assert "is altered in the S3 remote" in look(house, storage).broken.detail

@@ -183,6 +183,20 @@ def test_runs_that_died_are_closed_and_live_ones_are_not():
     assert (status(dead.info.run_id), status(alive.info.run_id)) == ("KILLED", "RUNNING")
 
 
+@pytest.mark.parametrize(("stage", "print_"), [("../../outside", "a" * 64), ("train_sft", "../../outside"), ("x", "")])
+def test_tags_of_a_foreign_run_name_no_lock(home, stage, print_):
+    tags = {Tag.HOST: place(settings().state), Tag.STAGE: stage, Tag.FINGERPRINT: print_}
+    run = tracking.client().create_run(tracking.experiment_id("smoke"), tags=tags)
+    assert tracking.sweep("smoke") == [] and status(run.info.run_id) == "RUNNING"
+    assert not list(home.parent.rglob("*.lock"))
+
+
+def test_a_result_that_mlflow_would_cut_is_refused():
+    with pytest.raises(UserError, match="train_sft has 9"), tracking.stage(spec()) as run:
+        run.finish({"text": "x" * 9000})
+    assert status(run.run_id) == "FAILED" and tracking.result(tracking.client().get_run(run.run_id)) == {}
+
+
 def test_a_killed_process_leaves_a_run_that_the_next_one_takes_up(home):
     script = (
         "import os, signal\n"
@@ -199,6 +213,14 @@ def test_a_killed_process_leaves_a_run_that_the_next_one_takes_up(home):
     again = finish()
     assert again.run_id == dead.info.run_id and status(again.run_id) == "FINISHED"
     assert len(tracking.find("smoke", "train_sft")) == 1
+
+
+def test_a_run_under_way_on_another_machine_is_left_to_it():
+    tags = {Tag.HOST: "elsewhere/0123", Tag.STAGE: "train_sft", Tag.FINGERPRINT: "a" * 64}
+    theirs = tracking.client().create_run(tracking.experiment_id("smoke"), tags=tags)
+    ours = finish()
+    assert ours.run_id != theirs.info.run_id and status(theirs.info.run_id) == "RUNNING"
+    assert tracking.client().get_run(theirs.info.run_id).data.tags == theirs.data.tags
 
 
 class Racing:

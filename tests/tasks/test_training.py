@@ -67,6 +67,23 @@ def test_a_broken_training_is_failed_and_its_retry_uses_what_was_done(trainers):
     assert steps == [0, 1, 2, 3]
 
 
+def test_a_model_that_could_not_be_signed_for_at_once_is_stored_once(trainers, monkeypatch):
+    def fail(*_):
+        raise ConnectionError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_attest", fail)
+        with pytest.raises(ConnectionError):
+            training.pretrain_base.fn(loaded())
+    made = training.pretrain_base.fn(loaded())
+    (run,) = tracking.find("smoke", "pretrain_base")
+    (model,) = tracking.client().search_logged_models([run.info.experiment_id])
+    assert (model.model_id, made.run_id) == (made.model_id, run.info.run_id)
+    assert [output.model_id for output in tracking.client().get_run(made.run_id).outputs.model_outputs] == [
+        made.model_id
+    ]
+
+
 @pytest.mark.parametrize("key", ["checkpoint", "start"])
 def test_an_autoencoder_that_came_ready_decides_which_base_it_is(trainers, tmp_path, key):
     chosen = loaded()
