@@ -1,4 +1,4 @@
-"""Parameters of every learning stage. `params.yaml` sets them per profile; the defaults are those of `tiny`."""
+"""Parameters of every learning stage. `params.yaml` sets them per profile; what it leaves out has the default here."""
 
 from __future__ import annotations
 
