@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table as Grid
 
 from model.atomic import write_atomically
-from tasks import experiment_page, experiment_plots, progress, report, tracking
+from tasks import experiment_page, experiment_plots, identity, progress, report, tracking
 from tasks import experiment_statistics as statistics
 from tasks.experiment import Experiment
 from tasks.experiment_measured import Estimates, Measured, Row, measure
@@ -34,13 +34,12 @@ class Table:
 
 
 def conclude(run: tracking.ActiveRun, plan: Experiment, outcomes: Sequence[Outcome], write: str | None) -> Table:
-    """Measure, draw and write; the table's run keeps all of it and hands on what it was made from."""
+    """Measure, draw and write; the table's run keeps all of it and hands on the digest of its numbers."""
     found = measure(plan, outcomes)
     made = put(found, write, report.where_to_look(run.experiment_id, run.run_id), run.artifact)
     if not run.reused:
         run.report(0, _metrics(found))
-        evaluations = {outcome.job.label: asdict(outcome.evaluation) for outcome in outcomes}
-        run.finish({"evaluations": {label: one["run_id"] for label, one in evaluations.items()}})
+        run.finish({"results": identity.digest(made.results)})
     _summarise(found, made.reading)
     return made
 

@@ -79,7 +79,8 @@ def conclude(
     handed_on = {
         "models": {found.name: found.model_id for found in scores},
         "evaluations": [asdict(found) for found in scores],
-        "promotion": decision.as_json(),
+        # Reasons can be many, and a tag is short: they stand in decision.json.
+        "promotion": {name: value for name, value in decision.as_json().items() if name != "reasons"},
     }
     if not run.reused:
         _log_scores(run, scores)
