@@ -52,14 +52,20 @@ def _layout(found: Pedigree) -> tuple[list[Box], list[tuple[Box, Box]]]:
         boxes.append(box)
         if before:
             arrows.append((before, box))
-        for row, data in enumerate(model.datasets, start=2):
-            below = Box(column, row, (data["name"], f"dvc {data['digest']['dvcMd5Dir'][:16]}"), DATA)
+        for row, lines in enumerate(made_from(model), start=2):
+            below = Box(column, row, lines, DATA)
             boxes.append(below)
             arrows.append((below, box))
         before = box
     assert before is not None  # a pedigree has one generation at least
     upper = _judgement(found, before.column)
     return [*boxes, *upper], [*arrows, (before, upper[0]), (upper[0], upper[1]), (upper[1], upper[2])]
+
+
+def made_from(model: Generation) -> list[tuple[str, ...]]:
+    """Lines of the boxes below a model: its data sets, and the weights that came ready."""
+    data = [(found["name"], f"dvc {found['digest']['dvcMd5Dir'][:16]}") for found in model.datasets]
+    return [*data, *((*ready.rsplit(" ", 1), "made outside this ledger") for ready in model.imported)]
 
 
 def _model_lines(model: Generation) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from tasks import attestation, lineage, recording
 from tasks.canonical import sha256
 from tasks.documents import FolderShelf
 from tasks.origin import DatasetOrigin, Origin, ParentOrigin, hardware, libraries
+from tasks.pedigree import Generation
+from tasks.picture import made_from
 from tasks.redaction import leaks, redact
 from tasks.signing import SignatureError, load_identity, trusted_keys
 from tests.tasks.houses import DATASET, build_house, family, locked, sqlite_template
@@ -74,6 +76,10 @@ def test_a_base_that_came_ready_says_so(parameters):
     (ready,) = lineage.dependencies(made, "checkpoint")
     assert (ready["name"], ready["digest"]) == ("model/checkpoints/tiny", {"sha256": "d" * 64})
     assert lineage.dependencies(lineage.statement(origin()), "checkpoint") == []
+    data = (DATASET, f"dvc {'a' * 16}")
+    outside = ("imported model/checkpoints/tiny", "d" * 12, "made outside this ledger")
+    assert made_from(Generation("e" * 64, made)) == [data, outside]
+    assert made_from(Generation("e" * 64, lineage.statement(origin()))) == [data]
 
 
 @pytest.mark.parametrize(
