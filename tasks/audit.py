@@ -9,7 +9,7 @@ from __future__ import annotations
 from tasks.audit_decision import walk_decision
 from tasks.audit_model import walk_statements
 from tasks.audit_report import AuditReport, Broken, expect
-from tasks.ledger import Entry, Signed, champion, latest, read_chain, recalled, spoken
+from tasks.ledger import Entry, Signed, champion, latest, read_chain, recalled, reigns, spoken
 from tasks.view import View
 
 
@@ -33,6 +33,7 @@ def audit(view: View, version: int | None = None) -> AuditReport:
     now = champion(chain, view.registry.name, view.alias)
     report.version, report.champion = entry.version, now is not None and now.version == entry.version
     _recall(report, view, chain, entry)
+    _return(report, chain, entry)
     release = walk_statements(report, view, entry)
     walk_decision(report, view, entry, release, spoken(chain, entry) or entry)
     return report
@@ -72,3 +73,14 @@ def _recall(report: AuditReport, view: View, chain: list[Signed], entry: Entry) 
     with report.link("recall", f"version {entry.version}", "was not recalled"):
         found = recalled(chain, view.registry.name).get(entry.version)
         expect(found is None, f"it was recalled: {found.reason if found else ''}")
+
+
+def _return(report: AuditReport, chain: list[Signed], entry: Entry) -> None:
+    """What a rollback had left behind comes back by a person's word alone: promotion holds to that, and so must who
+    writes to the ledger by other means."""
+    with report.link("rollback", f"version {entry.version}", "no rollback was undone without a person's signature"):
+        left = reigns(chain[: entry.index], entry.model, entry.alias)[1].get(entry.model_digest)
+        if left is not None and entry.action == "promote" and not entry.approval:
+            raise Broken(
+                f"entry {entry.index} undid the rollback at entry {left.index}, and no person has signed for it"
+            )

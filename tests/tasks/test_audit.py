@@ -47,8 +47,8 @@ def test_an_untouched_installation_passes(house):
     assert report.ok, report.line
     assert report.version == 2
     assert {link.name for link in report.links} == {
-        *("ledger", "alias", "recall", "registry", "statement", "signature", "files", "run", "lock", "code"),
-        *("validation", "data", "parent", "decision", "scores"),
+        *("ledger", "alias", "recall", "rollback", "registry", "statement", "signature", "files", "run", "lock"),
+        *("code", "validation", "data", "parent", "decision", "scores"),
     }
     assert all(link.holds for link in report.links)
     assert look(house, 1).ok

@@ -144,6 +144,19 @@ def test_weights_that_a_rollback_left_come_back_only_with_a_persons_word(house):
     assert books.registry.alias("champion") == 1
 
 
+def test_an_audit_names_a_rollback_that_was_undone_without_a_persons_word(house, monkeypatch):
+    """Promotion refuses it; who holds a key and writes by other means is found out."""
+    books = house.books
+    crown(house, "a", 0.5, 3)
+    newest, _ = crown(house, "b", 0.9, 4)
+    rollback(books, "b drifts")
+    monkeypatch.setattr(promotion, "left_behind", lambda *_: None)
+    promote(books, *stand(house, newest, skilled(0.9), 6), "retrained")
+    links = audit(live(books, house.root, books.state / "dvc-remote")).links
+    (broken,) = [link for link in links if link.holds is False]
+    assert broken.name == "rollback" and "entry 3 undid the rollback at entry 2" in broken.detail
+
+
 def test_rollback_verifies_files_first(house):
     a, _ = crown(house, "a", 0.5, 3)
     crown(house, "b", 0.9, 4)
