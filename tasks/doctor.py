@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks.books import Books
-from tasks.canonical import is_digest, sha256
+from tasks.canonical import sha256
 from tasks.complaints import Complaint
 from tasks.decision import Decision
 from tasks.doctor_services import close_flow_run
@@ -29,7 +29,7 @@ from tasks.promotion import model_lock
 from tasks.registry import AWAITS_TAG, STATEMENT_TAG, UNDECIDED, VERDICT_TAG, pages
 from tasks.settings import settings
 from tasks.signing import load_identity
-from tasks.tracking import STAGES
+from tasks.tracking import made_here
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -164,9 +164,9 @@ def _runs(books: Books, repair: bool) -> Iterator[Complaint]:
             host = run.data.tags.get(Tag.HOST)
             if host is not None and not same_place(host, books.state):
                 continue  # its locks lie elsewhere, where another doctor sees them
-            stage, mark = run.data.tags.get(Tag.STAGE, ""), run.data.tags.get(Tag.FINGERPRINT, "")
-            if stage not in STAGES or not is_digest(mark):
-                continue  # not ours, and its tags would name the lock's file
+            if not made_here(run):
+                continue
+            stage, mark = run.data.tags[Tag.STAGE], run.data.tags[Tag.FINGERPRINT]
             try:
                 with file_lock(books.state / "runs" / f"{stage}-{mark[:12]}.lock", wait=0):
                     if repair:

@@ -37,6 +37,7 @@ __all__ = [
     "client",
     "experiment_id",
     "find",
+    "made_here",
     "only_reuse",
     "result",
     "stage",
@@ -209,15 +210,19 @@ def _finish(run: ActiveRun, seconds: float) -> None:
     client().set_terminated(run.run_id, "FINISHED")
 
 
+def made_here(run: Run) -> bool:
+    """Whether a run is one of this project's, by its tags: those of a foreign run would name the file of a lock."""
+    tags = run.data.tags
+    return tags.get(Tag.STAGE) in STAGES and is_digest(tags.get(Tag.FINGERPRINT, ""))
+
+
 def sweep(profile: str) -> list[Run]:
     """Close runs that died here without a word (kill -9, power): no process holds their lock any more."""
     closed = []
     for run in client().search_runs([experiment_id(profile)], "attributes.status = 'RUNNING'"):
-        if _under_way_elsewhere(run):
+        if _under_way_elsewhere(run) or not made_here(run):
             continue
-        spec = Spec(run.data.tags.get(Tag.STAGE, ""), profile, run.data.tags.get(Tag.FINGERPRINT, ""))
-        if spec.stage not in STAGES or not is_digest(spec.fingerprint):
-            continue  # not ours, and its tags would name the lock's file
+        spec = Spec(run.data.tags[Tag.STAGE], profile, run.data.tags[Tag.FINGERPRINT])
         with suppress(Busy), _lock(spec, wait=0):
             client().set_terminated(run.info.run_id, "KILLED")
             closed.append(run)
