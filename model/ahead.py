@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -11,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 T = TypeVar("T")
 QUEUED = 4  # steps that a worker may be ahead
+PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent dies
 
 
 class _Steps(Dataset[Any]):
@@ -40,8 +43,10 @@ def ahead(prepare: Callable[[int], T], first: int, steps: int, count: int) -> It
 
 def _apart(_worker: int) -> None:
     """Leave the process group: a signal to all of it (`timeout`, Ctrl-C) would end a worker before the training, which
-    needs it for one more step, has saved. Deaf workers would not end when the training itself asks them to."""
+    needs it for one more step, has saved. Deaf workers would not end when the training itself asks them to. And end
+    with the training however it ends: a worker that waits for room in its pipe would wait for ever."""
     os.setpgid(0, 0)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _as_it_is(value: T) -> T:

@@ -15,6 +15,9 @@ from model.rows import Part
 from model.segments import View
 
 MASKED = 2**30  # entries of the largest mask that is written out
+KEPT = (
+    2**26
+)  # entries of the largest mask that outlives its forward: all batches of an iteration may hold theirs at once
 ALIGNED = 16  # slots of a row
 
 
@@ -84,10 +87,13 @@ class PackedBatch:
 
     def calls(self, dtype: torch.dtype) -> Calls:
         """Attention of the packed forward: whole rows on CUDA, under a mask or, where that would fill the memory, under
-        rules that the kernel evaluates; dense problems elsewhere. Kept, since replay asks for it again."""
-        if dtype not in self.kept:
-            self.kept[dtype] = self._whole(dtype) if self.marks.is_cuda else self._dense(dtype)
-        return self.kept[dtype]
+        rules that the kernel evaluates; dense problems elsewhere. Kept unless large, since replay asks for it again."""
+        if dtype in self.kept:
+            return self.kept[dtype]
+        calls = self._whole(dtype) if self.marks.is_cuda else self._dense(dtype)
+        if sum(part.mask.numel() for part in calls.parts if isinstance(part.mask, Tensor)) <= KEPT:
+            self.kept[dtype] = calls
+        return calls
 
     def _whole(self, dtype: torch.dtype) -> Calls:
         """Rows as they are, but for empty slots at their ends: attention under a mask is several times slower on a GPU

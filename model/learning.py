@@ -16,7 +16,7 @@ from model.excerpts import Excerpt, chained, together
 from model.experience import Experience
 from model.modeling import EditModel
 from model.policy_losses import Chunk, joint_loss, pays_kl, policy_losses
-from model.replay import Replay, explored, renoised, replay, store, transition
+from model.replay import Replay, Transitions, explored, renoised, replay, store, transition
 from model.tallies import Tally, Watched, means
 from model.taught import Anchor
 from model.trainer import Trainer, numpy_generator
@@ -79,6 +79,7 @@ def _lay_out(bundle: Bundle, experience: Experience, chosen: Sequence[Excerpt], 
         noisy, done = explored(chosen, config.sampling, experience.window)
         guided = config.sampling.text_guidance > 1
         stored = store(bundle, experience.examples, chosen, config.sampling, noisy, guided=guided)
+        done = Transitions(*(part.to(stored.states.device) for part in done))  # of no picture they know no device
         return Chunk(chosen, stored, done, None)
     shift, seed = config.sampling.shift, config.optimisation.seed
     noisy, target = renoised(chosen, experience.examples, config.nft_draws, shift, seed, step)

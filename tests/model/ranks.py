@@ -9,6 +9,14 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["model.rl", "model.sft", "tests.model.toys"])  # imported once, by the server
 
 
+def within(seconds, holds):
+    """Wait for what another process brings about."""
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from model.ground_truth import fill, format_of, ground_truth, lay_out
 from model.pretrain import lessons_of
 from model.supervised import encode_lessons, noise_of
 from model.trainer import Trainer
-from tests.model.ranks import FORKS
+from tests.model.ranks import FORKS, within
 from tests.model.toys import toy_bundle
 
 
@@ -33,11 +34,16 @@ def test_a_training_on_cpus_keeps_its_cores():
     assert workers("cuda:0") >= 0
 
 
+def large(step):
+    """More than a pipe holds, so that a worker waits for a reader."""
+    return np.full(2**22, step % 256, np.uint8)
+
+
 def learning(folder):
     """A training without end in a process group of its own, whose worker is at work once its number is told."""
     os.setsid()
     trainer = Trainer(torch.nn.Linear(1, 1), Optimisation(steps=10**6, checkpoint_every=10**6), folder / "work")
-    steps = ahead(squared, 0, 10**6, 1)
+    steps = ahead(large, 0, 10**6, 1)
     for step in trainer.steps():
         next(steps)
         if not step:
@@ -58,13 +64,6 @@ def test_a_signal_to_the_whole_group_saves_what_was_learned_and_leaves_nobody_be
     assert (tmp_path / "work/checkpoint/state.json").exists() == (number == signal.SIGTERM)
     worker = int((tmp_path / "worker").read_text())
     within(60, lambda: not running(worker))
-
-
-def within(seconds, holds):
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def running(process):

@@ -1,4 +1,7 @@
 import json
+import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import yaml
@@ -7,6 +10,7 @@ from data.errors import UserError
 from model import bare
 from model.bare import STAGES, main
 from model.trainer import Stopped
+from tests.model.ranks import within
 
 TOY = {
     "sessions": {"train": 4, "practice": 2, "validation": 2, "turns": [1, 2], "practice_turns": [2, 2]},
@@ -68,6 +72,16 @@ def test_the_seconds_of_a_stage_are_those_of_all_its_attempts(tmp_path, monkeypa
     arguments = [*params(tmp_path), "--until", "vae"]
     assert [main(arguments) for _ in range(3)] == [Stopped.exit_code, 0, 0]
     assert json.loads((tmp_path / "out/stages.json").read_text())["seconds"] == {"vae": 17.0}
+
+
+def test_what_is_told_to_stop_outside_a_training_tells_its_seconds(tmp_path):
+    options = [*params(tmp_path, sessions={"train": 10**6}), "--until", "sessions"]
+    running = subprocess.Popen([sys.executable, "-m", "model.bare", *options])
+    within(120, lambda: list((tmp_path / "out").glob(".sessions.partial-*")))
+    running.terminate()
+    assert running.wait(60) == 128 + signal.SIGTERM
+    assert "sessions" in json.loads((tmp_path / "out/stages.json").read_text())["seconds"]
+    assert not (tmp_path / "out/sessions").exists()
 
 
 def test_a_base_may_go_on_from_another(tmp_path):

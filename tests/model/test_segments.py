@@ -145,6 +145,15 @@ def test_whole_rows_and_dense_problems_agree(monkeypatch, masked, compiled):
     assert torch.allclose(plain.text_logits, flex.text_logits, atol=1e-5)
 
 
+def test_a_large_mask_does_not_outlive_its_forward(monkeypatch):
+    packed = Batch([STORY], Layout(guided=True)).pack()
+    monkeypatch.setattr("model.batch.KEPT", 8)
+    again, calls = packed.calls(torch.float32), packed.calls(torch.float32)
+    assert not packed.kept and all(torch.equal(a.mask, b.mask) for a, b in zip(again.parts, calls.parts, strict=True))
+    monkeypatch.undo()
+    assert packed.calls(torch.float32) is packed.calls(torch.float32)
+
+
 @pytest.mark.parametrize("close", [0.0, 1.0])
 def test_how_attention_is_parted_changes_nothing(monkeypatch, close):
     model, batch = tiny_model(), Batch([STORY, Story([[5]] * 3, [[6, 7], [], [8]], [2, 1, 2])], Layout(guided=True))
