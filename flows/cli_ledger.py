@@ -1,4 +1,5 @@
-"""Commands that read the ledger and write to it: history, rollback, recall, approve. None waits for Prefect."""
+"""Commands that read the ledger and write to it: history, rollback, recall, approve, copy-ledger. None waits for
+Prefect."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from data.errors import UserError
 from flows.cli_models import Model, open_named, say
 from flows.options import Debug, Json
 
@@ -37,7 +39,7 @@ def rollback(
     reason: Reason,
     model: Model = "edit-r2@champion",
     leaving: Annotated[
-        int | None, typer.Option(help="The version to leave; names it when repeating a command.")
+        int | None, typer.Option(help="The version to leave; without it, the same reason given again counts once.")
     ] = None,
     to: Annotated[int | None, typer.Option(help="The version to restore; default: the champion before.")] = None,
     as_json: Json = False,
@@ -48,7 +50,8 @@ def rollback(
 
     books, _ = open_named(model, debug)
     entry = restore(books, reason, leaving, to).entry
-    say(as_json, entry.model_dump(), f"version {entry.version} is {books.alias} again")
+    line = f"version {entry.version} is {books.alias} again, since entry {entry.index} of {entry.time[:16]}"
+    say(as_json, entry.model_dump(), line)
 
 
 def recall(
@@ -64,6 +67,22 @@ def recall(
     books, _ = open_named(model, debug)
     entry = mark(books, version, reason).entry
     say(as_json, entry.model_dump(), f"version {version} is recalled")
+
+
+def copy_ledger(as_json: Json = False, debug: Debug = False) -> None:
+    """Bring the ledger that was kept in EDIT_R2_HOME into the bucket that is configured now, checked entry by entry."""
+    from tasks.documents import FolderShelf, copy
+    from tasks.ledger import read_chain
+    from tasks.settings import settings
+
+    books, _ = open_named("edit-r2", debug)
+    source = FolderShelf(settings().folder("ledger"))
+    if books.shelf == source:
+        raise UserError("no bucket is configured, so there is nowhere to copy the ledger to", "Set EDIT_R2_S3_BUCKET")
+    read_chain(source.lines(), books.keys)
+    entries, documents = copy(source, books.shelf)
+    line = f"{entries} entries and {documents} documents are in the bucket; the folder is as it was"
+    say(as_json, {"entries": entries, "documents": documents}, line)
 
 
 def approve(
@@ -96,5 +115,5 @@ def approve(
 
 def add_to(app: typer.Typer) -> None:
     """Give the command line these commands."""
-    for command in (history, rollback, recall, approve):
+    for command in (history, rollback, recall, approve, copy_ledger):
         app.command()(command)

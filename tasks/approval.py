@@ -210,9 +210,14 @@ def heard(
     if word is None and needed:
         problem = f"decision {decision.digest} waits for a person's approval"
         raise NotApproved(problem, f"To let it become champion, {how_to_approve(decision)}")
-    if word is None or (decision.promote and not needed):
+    if word is None:
         return None, []
-    given = check_approval(word, "approve" if decision.promote else "override", decision.digest, books)
+    try:
+        given = check_approval(word, "approve" if decision.promote else "override", decision.digest, books)
+    except UserError:
+        if decision.promote and not needed:  # what nobody asked for need not hold
+            return None, []
+        raise
     if left is not None and given.given < datetime.fromisoformat(left.time):
         raise _rolled_back(left, decision, f"{given.signer} signed before that")
     return books.shelf.put(word), [given.line]

@@ -120,6 +120,28 @@ class FolderShelf:
         return sorted(path.name for path in self.folder.glob("documents/??/*") if len(path.name) == 64)
 
 
+def copy(source: Shelf, target: Shelf) -> tuple[int, int]:
+    """Bring a shelf's documents and then its lines to another one, which may hold the first of them already.
+
+    Returns:
+        How many lines and documents the other one has to show for it.
+
+    Raises:
+        UserError: the other one holds other lines, or a document here is damaged.
+    """
+    lines, there = source.lines(), target.lines()
+    if there != lines[: len(there)]:
+        raise UserError("there is another ledger already", "Choose a place that is free: EDIT_R2_S3_PREFIX")
+    digests = source.digests()
+    for digest in digests:
+        if target.put(source.get(digest)) != digest:
+            raise UserError(f"document {digest[:12]} is damaged", "Restore the ledger's folder from a backup")
+    for index, line in enumerate(lines[len(there) :], start=len(there)):
+        if not target.append(index, line):
+            raise UserError(f"line {index} came from somebody else", "Stop what writes to the bucket, then start over")
+    return len(lines), len(digests)
+
+
 def whole(content: bytes) -> int:
     """Length of the part of a ledger file that holds whole lines; a last line counts once its JSON is complete."""
     end = content.rfind(b"\n") + 1

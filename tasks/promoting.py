@@ -29,7 +29,7 @@ class Case:
     """A candidate with the decision on it, before anything is entered; without one it is champion already.
 
     `waits` tells that the gates let it pass and that the policy asks for a person's signature. What a person rolled
-    back does not wait: nobody is asked again, though somebody may sign.
+    back or recalled does not wait: nobody is asked again, though somebody may sign for what was rolled back.
     """
 
     alias: str
@@ -110,7 +110,7 @@ def decide(
     from tasks import projection
     from tasks.approval import needs_approval
     from tasks.candidacy import Standing, assess
-    from tasks.promotion import left_behind
+    from tasks.promotion import left_behind, recalled_as
 
     policy = policy_of(parameters.profile)
     books = open_books(alias=policy.alias)
@@ -133,7 +133,8 @@ def decide(
         pushed=pushed,
     )
     decision = assess(books, policy, model, standing)
-    waits = needs_approval(books, decision) and left_behind(books, model.digest) is None
+    aside = left_behind(books, model.digest) or recalled_as(books, model.digest)
+    waits = needs_approval(books, decision) and aside is None
     if waits:  # retention leaves alone what waits
         tracking.client().set_logged_model_tags(model.model_id, {AWAITS_TAG: decision.digest})
     return Case(books.alias, model, decision, current.version if current else None, waits)
@@ -165,7 +166,7 @@ def promote(case: Case, parent_run: str | None = None, reason: str = "retrained"
             made = replace(_made(case, case.decision, error.verdict, None), reasons=(error.problem, error.remedy))
         else:
             made = _made(case, case.decision, "promoted" if outcome.promoted else "refused", outcome.version)
-            tracking.client().set_logged_model_tags(case.model.model_id, {AWAITS_TAG: ""})
+        tracking.client().set_logged_model_tags(case.model.model_id, {AWAITS_TAG: ""})
     if parent_run:
         _keep(parent_run, made, case.decision.document().decode())
     return made
@@ -209,7 +210,8 @@ def _champion_scores(parameters: Parameters, benchmark: Dataset, books: Books, p
     if champion is None:
         return None
     try:
-        with tracking.only_reuse():  # a decision takes no GPU: whoever asks for it has had the champion evaluated
+        # A decision takes no GPU: whoever asks for it has had the champion evaluated.
+        with tracking.only_reuse(whoever_made_it=True):
             found: Evaluation = evaluation.evaluate.fn(parameters, benchmark, champion, parent_run, "champion")
     except tracking.NotFinished as error:
         problem = f"the champion, model {champion.model_id}, has no scores on {benchmark.title} {benchmark.digest[:12]}"

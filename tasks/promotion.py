@@ -20,6 +20,7 @@ from tasks.filing import remake, verify_model
 from tasks.ledger import Action, Conflict, Draft, Entry, Signed, champion, latest, recalled, reigns
 from tasks.locks import file_lock
 from tasks.projection import project
+from tasks.redaction import redact
 from tasks.registry import RECALLED_TAG, STATEMENT_TAG, UNDECIDED, VERDICT_TAG, record_digest
 from tasks.signing import sign_weights
 
@@ -140,11 +141,16 @@ def _register(books: Books, candidate: Candidate, profile: str) -> int:
 
 
 def _not_recalled(books: Books, digest: str) -> None:
-    """The same weights under another version number are still the weights that were recalled."""
-    for version, entry in recalled(books.ledger.chain(), books.registry.name).items():
-        if entry.model_digest == digest:
-            problem = f"these weights were recalled as version {version} at entry {entry.index}: {entry.reason}"
-            raise Recalled(problem, "Train another model: what was recalled does not become champion again")
+    entry = recalled_as(books, digest)
+    if entry is not None:
+        problem = f"these weights were recalled as version {entry.version} at entry {entry.index}: {entry.reason}"
+        raise Recalled(problem, "Train another model: what was recalled does not become champion again")
+
+
+def recalled_as(books: Books, digest: str) -> Entry | None:
+    """The recall of these weights: under another version number they are still the same."""
+    entries = recalled(books.ledger.chain(), books.registry.name).values()
+    return next((entry for entry in entries if entry.model_digest == digest), None)
 
 
 def left_behind(books: Books, digest: str) -> Entry | None:
@@ -168,8 +174,8 @@ def rollback(books: Books, reason: str, leaving: int | None = None, to: int | No
     Args:
         books: where everything is kept.
         reason: why, in a sentence.
-        leaving: the version to leave, by default the present champion; a repetition after a crash names it, and is
-            answered with the entry that left it.
+        leaving: the version to leave, by default the present champion. A repetition after a crash is answered with the
+            entry that is there already: it names the same version, or else gives the same reason by the same actor.
         to: the version to restore, by default the champion before the one that is left.
 
     Raises:
@@ -181,10 +187,10 @@ def rollback(books: Books, reason: str, leaving: int | None = None, to: int | No
     if now is None:
         raise UserError("there is no champion to leave", "Promote a version first")
     last = next(signed for signed in chain if signed.entry == now)
+    if now.action == "rollback" and to in (None, now.version) and _repeats(chain, now, books.actor, reason, leaving):
+        project(books)
+        return last
     if leaving is not None and now.version != leaving:
-        if now.action == "rollback" and _left(chain, now.expected) == leaving:
-            project(books)
-            return last
         raise Conflict(f"version {now.version} is champion, not {leaving}", "See `edit-r2 history`")
     target = _earlier(chain, books, now.version, to)
     if target.version in recalled(chain, books.registry.name):
@@ -195,6 +201,14 @@ def rollback(books: Books, reason: str, leaving: int | None = None, to: int | No
     entry = books.ledger.append(Draft.model_validate(fields))
     project(books)
     return entry
+
+
+def _repeats(chain: list[Signed], now: Entry, actor: str, reason: str, leaving: int | None) -> bool:
+    """Whether what is asked for is the rollback that made the present champion: an error after its entry, or the
+    wish to be sure, must not go back one further."""
+    if leaving is None:
+        return (now.actor, now.reason) == (redact(actor), redact(reason))
+    return _left(chain, now.expected) == leaving
 
 
 def _left(chain: list[Signed], digest: str | None) -> int | None:

@@ -8,10 +8,13 @@ import sys
 from unittest import mock
 
 import pytest
+from moto import mock_aws
 
 from flows import cli
 from tasks.promotion import promote
 from tasks.settings import settings
+from tasks.storage import Storage
+from tests.tasks.buckets import in_a_bucket
 from tests.tasks.houses import build_house, family, sqlite_template, stand
 from tests.tasks.scoresets import skilled
 
@@ -91,6 +94,23 @@ def test_rollback_and_recall_by_hand(call, house):
     code, out, _ = call("audit", "edit-r2/2")
     assert code == 6 and "withdrawn" in out
     assert "grace" in call("history")[1]
+
+
+def test_the_ledger_moves_into_the_bucket(call, house, monkeypatch):
+    here = call("history")[1]
+    code, _, err = call("copy-ledger")
+    assert code == 2 and "EDIT_R2_S3_BUCKET" in err
+    with mock_aws():
+        for name, value in {"EDIT_R2_S3_BUCKET": "lab", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}.items():
+            monkeypatch.setenv(name, value)
+        settings.cache_clear()
+        in_a_bucket(Storage.at("s3://lab"))
+        assert call("history")[1] == "no entries\n"
+        code, out, err = call("copy-ledger")
+        assert code == 0 and f"{here.count(chr(10))} entries" in out, err
+        assert call("history")[1] == here
+    monkeypatch.undo()
+    settings.cache_clear()
 
 
 def test_an_approval_is_signed_with_a_key_of_ones_own(call, tmp_path, house):

@@ -23,6 +23,7 @@ from tasks.approval import load_person, sign_approval
 from tasks.books import open_books
 from tasks.evaluation import Evaluation
 from tasks.failures import Refused
+from tasks.promotion import recall
 from tasks.registry import AWAITS_TAG
 from tasks.settings import settings
 from tests.flows.conftest import stand_ins
@@ -197,3 +198,14 @@ def test_a_signed_override_passes_through_the_flow(asking, monkeypatch):
     assert made.verdict == "promoted"
     assert [entry.action for entry in entries()] == ["refuse", "override"]
     assert "overridden by grace" in entries()[1].reason
+
+
+def test_recalled_weights_wait_for_nobody(asking, monkeypatch):
+    policy = promoting.policy_of("smoke")
+    with monkeypatch.context() as strict:
+        strict.setattr(promoting, "policy_of", lambda _: policy.model_copy(update={"floors": {"IF": 1.0}}))
+        version = promote("smoke", asking.model_id).version
+    recall(open_books(alias=ALIAS), version, "a session was withdrawn")
+    found = promote("smoke", asking.model_id)
+    assert found.verdict == "recalled" and "a session was withdrawn" in found.reasons[0]
+    assert not tracking.client().get_logged_model(asking.model_id).tags[AWAITS_TAG], "retention need not keep it"

@@ -13,7 +13,7 @@ import pytest
 
 from data.errors import UserError
 from tasks.canonical import sha256
-from tasks.documents import BucketShelf, FolderShelf
+from tasks.documents import BucketShelf, FolderShelf, copy
 from tasks.ledger import Conflict, Draft, Ledger, LedgerError, champion, read_chain
 from tasks.signing import load_identity
 
@@ -205,6 +205,23 @@ def test_documents_are_named_by_their_content(tmp_path):
         assert (name, shelf.put(b"evidence")) == (sha256(b"evidence"), name)
         assert shelf.digests() == [name]
         assert shelf.get(name) == b"evidence"
+
+
+def test_a_ledger_moves_into_a_bucket_whole_and_goes_on_where_that_was_cut_off(filled, monkeypatch):
+    bucket = BucketShelf(Bucket())
+    names = [filled.shelf.put(content) for content in (b"evidence", b"more of it")]
+    lines = filled.shelf.lines()
+    bucket.append(0, lines[0])
+    for _ in range(2):
+        assert copy(filled.shelf, bucket) == (len(lines), 2)
+    assert bucket.lines() == lines and bucket.digests() == sorted(names)
+    there = Ledger(bucket, filled.keys, filled.identity)
+    assert there.champion("edit-r2", "champion") == filled.champion("edit-r2", "champion")
+    with pytest.raises(UserError, match="another ledger"):
+        copy(FolderShelf(filled.shelf.folder / "none"), bucket)
+    monkeypatch.setattr(FolderShelf, "get", lambda *_: b"altered")
+    with pytest.raises(UserError, match="is damaged"):
+        copy(filled.shelf, BucketShelf(Bucket()))
 
 
 def test_a_missing_document_is_a_user_error(tmp_path):

@@ -106,6 +106,27 @@ def test_rollback_drill(house):
         rollback(house.books, "further back")
 
 
+def test_a_rollback_that_is_asked_for_again_does_not_go_back_one_further(house, monkeypatch):
+    """Its entry is there, MLflow was not when the alias was to move: whoever repeats the command means the same."""
+    for number, skill in enumerate((0.5, 0.7, 0.9)):
+        crown(house, f"m{number}", skill, 3 + number)
+
+    def gone(_books):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(promotion, "project", gone)
+    with pytest.raises(ConnectionError):
+        rollback(house.books, "drifts since Monday")
+    monkeypatch.undo()
+    assert house.books.registry.alias("champion") == 3
+    assert rollback(house.books, "drifts since Monday").entry.version == 2
+    assert house.books.registry.alias("champion") == 2
+    assert rollback(house.books, "drifts since Monday", to=2).entry.version == 2
+    assert rollback(house.books, "drifts since Monday", leaving=2).entry.version == 1
+    with pytest.raises(UserError, match="no champion before"):
+        rollback(house.books, "another reason is another rollback")
+
+
 def test_a_retried_promotion_does_not_undo_a_rollback(house):
     crown(house, "a", 0.5, 3)
     candidate, decision = stand(house, family(house, "b"), skilled(0.9), 4)
@@ -134,6 +155,7 @@ def test_weights_that_a_rollback_left_come_back_only_with_a_persons_word(house):
     word = sign_approval("approve", decision.digest, grace, "c is fine after all", timedelta(days=1))
     outcome = promote(books, candidate, decision, "retrained", word)
     assert outcome.promoted and outcome.entry.entry.approval
+    assert promote(books, candidate, decision, "retrained", word).entry == outcome.entry, "after a crash, say"
     assert books.registry.alias("champion") == outcome.version == 3
     assert audit(live(books, house.root, books.state / "dvc-remote")).ok
     assert promotion.left_behind(books, newest.digest) is None
