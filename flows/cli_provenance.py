@@ -120,6 +120,9 @@ def export(
 def doctor(
     model: Model = "edit-r2",
     repair: Annotated[bool, typer.Option(help="Mend what can be mended; nothing is deleted.")] = False,
+    gone: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Close this run first: its machine is gone for good.")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -127,7 +130,7 @@ def doctor(
     books, _ = open_named(model, debug)
     from tasks.checkup import visit
 
-    found = visit(books.registry.name, repair)
+    found = visit(books.registry.name, repair, gone)
     say(as_json, found.as_json(), found.text())
     if found.unmended:
         raise typer.Exit(BROKEN)

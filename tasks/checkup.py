@@ -9,6 +9,7 @@ from data.errors import UserError
 from tasks.books import open_books
 from tasks.complaints import Complaint
 from tasks.doctor import examine
+from tasks.doctor_runs import give_up
 from tasks.doctor_services import ask_services
 from tasks.registry import Registry
 from tasks.settings import settings
@@ -47,11 +48,19 @@ class Checkup:
             raise Unmended(f"{len(self.unmended)} things are wrong: {problem}", "See `edit-r2 doctor`")
 
 
-def visit(model: str | None = None, repair: bool = False) -> Checkup:
-    """Look at the books of a registered model (by default that of the settings), at its runs, and at the servers."""
+def visit(model: str | None = None, repair: bool = False, gone: str | None = None) -> Checkup:
+    """Look at the books of a registered model (by default that of the settings), at its runs, and at the servers.
+
+    Args:
+        model: its name.
+        repair: mend what can be mended.
+        gone: id of a run whose machine does not come back; it is closed first.
+    """
     books = open_books()
     if model is not None:
         books = replace(books, registry=Registry(books.registry.client, model))
+    if gone is not None:
+        give_up(books, gone)
     found = examine(books, settings().root, repair) + ask_services(settings(), repair)
     return Checkup(tuple(found))
 

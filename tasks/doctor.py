@@ -13,23 +13,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from data.errors import UserError
-from mlflow_config.settings import Tag
 from tasks.books import Books
 from tasks.canonical import sha256
 from tasks.complaints import Complaint
 from tasks.decision import Decision
-from tasks.doctor_services import close_flow_run
-from tasks.documents import FolderShelf
+from tasks.doctor_runs import dead_runs
+from tasks.documents import FolderShelf, Missing
+from tasks.failures import explain
 from tasks.ledger import Draft, Entry, LedgerError, Signed, crownings
-from tasks.locks import Busy, file_lock, same_place
+from tasks.locks import Busy
 from tasks.policy import Policy
 from tasks.projection import project
 from tasks.promotion import model_lock
 from tasks.registry import AWAITS_TAG, STATEMENT_TAG, UNDECIDED, VERDICT_TAG, pages
 from tasks.settings import settings
 from tasks.signing import load_identity
-from tasks.tracking import made_here
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -54,7 +55,7 @@ def examine(books: Books, root: Path, repair: bool = False) -> list[Complaint]:
     checks: dict[str, Iterator[Complaint]] = {
         "aliases": _aliases(books, chain, repair),
         "versions": _versions(books, chain, repair),
-        "runs": _runs(books, repair),
+        "runs": dead_runs(books, repair),
         "models": _pending_models(books, repair),
         "waiting": _waiting(books, repair),
         "documents": _documents(books, chain),
@@ -64,8 +65,9 @@ def examine(books: Books, root: Path, repair: bool = False) -> list[Complaint]:
     for name, check in checks.items():
         try:
             found.extend(check)
-        except UserError as error:  # the others can still tell
-            found.append(Complaint("check", name, f"it came to no end: {error.problem}", error.remedy))
+        except Exception as error:  # the others can still tell, and what is mended already is told
+            why = explain(error)
+            found.append(Complaint("check", name, f"it came to no end: {why.problem}", why.remedy))
     return found
 
 
@@ -156,30 +158,6 @@ def _decided(books: Books, chain: Sequence[Signed]) -> set[int]:
     return {signed.entry.version for signed in chain if signed.entry.model == books.registry.name}
 
 
-def _runs(books: Books, repair: bool) -> Iterator[Complaint]:
-    """Runs that MLflow shows as running and no process is at: a live one holds the lock of its working folder."""
-    client = books.registry.client
-    for experiment in books.registry.experiments():
-        for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
-            host = run.data.tags.get(Tag.HOST)
-            if host is not None and not same_place(host, books.state):
-                continue  # its locks lie elsewhere, where another doctor sees them
-            if not made_here(run):
-                continue
-            stage, mark = run.data.tags[Tag.STAGE], run.data.tags[Tag.FINGERPRINT]
-            try:
-                with file_lock(books.state / "runs" / f"{stage}-{mark[:12]}.lock", wait=0):
-                    if repair:
-                        client.set_tag(run.info.run_id, str(Tag.FAILURE), "its process died without a word")
-                        client.set_terminated(run.info.run_id, "KILLED")
-                        if settings().prefect_api_url:  # elsewhere the server that knew the flow run is gone
-                            close_flow_run(run.data.tags.get(Tag.FLOW_RUN))
-            except Busy:
-                continue
-            problem = f"{run.info.run_name or stage} is shown as running, but its process is gone"
-            yield Complaint("run", run.info.run_id[:12], problem, "Run `edit-r2 doctor --repair`", repair)
-
-
 def _models(books: Books) -> Iterator[LoggedModel]:
     """Every logged model of this project."""
     client, experiments = books.registry.client, list(books.registry.experiments())
@@ -188,18 +166,28 @@ def _models(books: Books) -> Iterator[LoggedModel]:
 
 
 def _waiting(books: Books, repair: bool) -> Iterator[Complaint]:
-    """Candidates that wait for a person on a decision against a former champion: it cannot be entered any more."""
+    """Candidates that wait for a person on a decision that cannot be entered any more."""
     waiting = [model for model in _models(books) if model.tags.get(AWAITS_TAG)]
     for model in waiting if books.registry.name == settings().registry_name else ():  # where candidates stand
-        decision = Decision.model_validate_json(books.shelf.get(model.tags[AWAITS_TAG]))
-        policy = Policy.model_validate_json(books.shelf.get(decision.inputs.policy))
-        now = books.ledger.champion(books.registry.name, policy.alias)  # it may have waited since the chain was read
-        if decision.champion_digest == (now.model_digest if now else None):
+        problem = _past(books, model.tags[AWAITS_TAG])
+        if problem is None:
             continue
         if repair:
             books.registry.client.set_logged_model_tags(model.model_id, {AWAITS_TAG: ""})
-        problem = "it waits for a person on a decision against a former champion"
         yield Complaint("model", model.model_id, problem, "Run `edit-r2 doctor --repair`", repair)
+
+
+def _past(books: Books, digest: str) -> str | None:
+    """Why a decision cannot be entered any more."""
+    try:
+        decision = Decision.model_validate_json(books.shelf.get(digest))
+        policy = Policy.model_validate_json(books.shelf.get(decision.inputs.policy))
+    except (Missing, ValidationError):  # a tag may be altered, and a decision be of another version of this program
+        return "it waits for a person on a decision that cannot be read here"
+    now = books.ledger.champion(books.registry.name, policy.alias)  # it may have waited since the chain was read
+    if decision.champion_digest == (now.model_digest if now else None):
+        return None
+    return "it waits for a person on a decision against a former champion"
 
 
 def _pending_models(books: Books, repair: bool) -> Iterator[Complaint]:

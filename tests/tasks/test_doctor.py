@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 
 import pytest
 from filelock import FileLock
@@ -11,9 +12,11 @@ from data.errors import UserError
 from mlflow_config.settings import Tag
 from tasks import doctor
 from tasks.doctor import examine
+from tasks.doctor_runs import give_up
 from tasks.documents import FolderShelf
 from tasks.promotion import history, model_lock, promote, rollback
 from tasks.registry import AWAITS_TAG, UNDECIDED, VERDICT_TAG
+from tasks.settings import settings
 from tests.tasks.houses import build_house, family, sqlite_template, stand, train
 from tests.tasks.scoresets import skilled
 
@@ -165,12 +168,44 @@ def test_runs_of_dead_processes_are_closed_and_live_ones_are_not(house):
     assert "died" in house.client.get_run(dead).data.tags[Tag.FAILURE]
 
 
+def test_a_run_whose_machine_does_not_come_back_is_named_and_closed_by_a_persons_word(house):
+    tags = {str(Tag.STAGE): "train_rl", str(Tag.FINGERPRINT): "a" * 64, str(Tag.HOST): "another"}
+    long_ago = int((time.time() - settings().stage_timeout - 60) * 1000)
+    run = house.client.create_run(house.experiment, start_time=long_ago, tags=tags, run_name="rl").info.run_id
+    (found,) = examine(house.books, house.root, repair=True)
+    assert (found.kind, found.mended) == ("run", False) and f"--gone {run}" in found.remedy
+    assert house.client.get_run(run).info.status == "RUNNING"
+    give_up(house.books, run)
+    assert house.client.get_run(run).info.status == "KILLED" and seen(house) == []
+    with pytest.raises(UserError, match="none that is under way"):
+        give_up(house.books, run)
+
+
 def test_a_model_that_was_never_uploaded_is_closed(house):
     run = house.client.create_run(house.experiment)
     house.client.set_terminated(run.info.run_id, "KILLED")
     model = house.client.create_logged_model(house.experiment, name="rl", source_run_id=run.info.run_id)
     assert seen(house, repair=True) == [("model", True)]
     assert house.client.get_logged_model(model.model_id).status == "FAILED"
+
+
+@pytest.mark.parametrize("content", [b"{}", None])
+def test_a_candidate_does_not_wait_on_what_is_no_decision(house, content):
+    """Whoever can write to MLflow can write the tag."""
+    model = family(house, "waits")
+    digest = "0" * 64 if content is None else house.books.shelf.put(content)
+    house.client.set_logged_model_tags(model.model_id, {AWAITS_TAG: digest})
+    assert seen(house) == [("model", False)] and seen(house, repair=True) == [("model", True)] and seen(house) == []
+
+
+def test_a_check_that_breaks_silences_no_other(house, monkeypatch):
+    def broken(*_):
+        raise ValueError("not what MLflow used to say")
+        yield
+
+    monkeypatch.setattr(doctor, "_waiting", broken)
+    monkeypatch.setattr(doctor, "LEAST_FREE", 2**80)
+    assert seen(house) == [("check", False), ("disk", False)]
 
 
 def test_a_candidate_waits_no_more_once_another_is_champion(house):
