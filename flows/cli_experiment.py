@@ -61,13 +61,10 @@ def run(
 ) -> None:
     """Train and evaluate one variant with one seed, what it starts from first; a table then reuses it."""
     with workspace(debug, as_json, profile) as ready:
-        from flows.dispatch import stage
-        from flows.experiment import experiment_variant
-        from mlflow_config.settings import Stage
+        from flows.experiment import make_variant
 
         ready()
-        wanted = {"profile": profile, "variant": variant, "seed": seed, "parent_run": parent_run}
-        made = stage(experiment_variant, Stage.EVALUATE, **wanted)
+        made = make_variant(profile, variant, seed, parent_run)
         summary = made.evaluation.scores()["summary"]
         means = {name: summary.get(name, {}).get("mean") for name in ("IF", "CC", "GA", "session_success")}
         found = {"variant": variant, "seed": seed, "model": made.model.model_id, "run": made.evaluation.run_id} | means

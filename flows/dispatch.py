@@ -72,7 +72,7 @@ def _on_a_worker(flow: Flow[..., Any], name: Stage | str, arguments: dict[str, A
     run = newest if newest is not None and _under_way(newest) else _ask(flow, key, newest, arguments)
     state = _wait(run)
     if state.is_completed():
-        with suppress(tracking.NotFinished), tracking.only_reuse():
+        with suppress(tracking.NotFinished), tracking.only_reuse(whoever_made_it=True):
             return flow.fn(**arguments)
         where = without_login(settings().tracking_uri)
         problem = f"{flow.name} completed on a worker, but its result is not in MLflow at {where}"

@@ -11,7 +11,6 @@ from flows.build_dataset import build_dataset
 from flows.dispatch import stage
 from mlflow_config.settings import Stage
 from tasks import experiment, experiment_jobs, experiment_runs, experiment_table, parameters, progress
-from tasks.experiment import Experiment
 from tasks.experiment_runs import Job, Outcome
 from tasks.experiment_table import Table
 
@@ -29,6 +28,15 @@ def experiment_variant(profile: str, variant: str, seed: int = 0, parent_run: st
     plan = experiment.load(profile)
     (chosen,) = plan.chosen([variant])
     return experiment_runs.make(plan, Job(chosen, seed), parent_run)
+
+
+def make_variant(profile: str, variant: str, seed: int, parent_run: str | None) -> Outcome:
+    """`experiment_variant` where stages run, known there by everything that makes it."""
+    plan = experiment.load(profile)
+    (chosen,) = plan.chosen([variant])
+    key = experiment_runs.fingerprint(plan, Job(chosen, seed))
+    made: Outcome = stage(experiment_variant, key, profile=profile, variant=variant, seed=seed, parent_run=parent_run)
+    return made
 
 
 @flow(name="experiment", flow_run_name="experiment-{profile}")
@@ -56,18 +64,17 @@ def experiment_table_flow(
         stage(build_benchmark, Stage.BUILD_BENCHMARK, **common)
         missing = [job for job in jobs if experiment_runs.found(plan, job, parent.run_id) is None]
         with progress.shown(f"{len(missing)} of {len(jobs)} variants", f"experiment-{profile}") as advance:
-            for number, done in enumerate(_make(plan, missing, common, side_by_side), start=1):
+            for number, done in enumerate(_make(missing, profile, parent.run_id, side_by_side), start=1):
                 advance(number / len(missing), done.label)
         outcomes = experiment_runs.all_found(plan, jobs, parent.run_id)
         return experiment_table.conclude(parent, plan, outcomes, write)
 
 
-def _make(plan: Experiment, missing: Sequence[Job], common: dict[str, str], width: int) -> Iterator[Job]:
+def _make(missing: Sequence[Job], profile: str, parent_run: str, width: int) -> Iterator[Job]:
     """Make jobs in this process (or on a worker, where stages are sent there), or several at a time."""
     if width > 1:
-        yield from experiment_jobs.side_by_side(missing, common["profile"], common["parent_run"], width)
+        yield from experiment_jobs.side_by_side(missing, profile, parent_run, width)
         return
     for job in missing:
-        key = experiment_runs.fingerprint(plan, job)
-        stage(experiment_variant, key, variant=job.variant.name, seed=job.seed, **common)
+        make_variant(profile, job.variant.name, job.seed, parent_run)
         yield job

@@ -79,10 +79,10 @@ def _train(experiment: Experiment, job: Job, parent: ModelRecord, parent_run: st
     return made
 
 
-def found(experiment: Experiment, job: Job, parent_run: str | None) -> Outcome | None:
+def found(experiment: Experiment, job: Job, parent_run: str | None, whoever_made_it: bool = False) -> Outcome | None:
     """What a job came to, if it is done for the code, parameters and data as they are now."""
     try:
-        with tracking.only_reuse():
+        with tracking.only_reuse(whoever_made_it):
             return make(experiment, job, parent_run)
     except tracking.NotFinished:
         return None
@@ -90,7 +90,7 @@ def found(experiment: Experiment, job: Job, parent_run: str | None) -> Outcome |
 
 def all_found(experiment: Experiment, planned: Sequence[Job], parent_run: str | None) -> list[Outcome]:
     """What all jobs came to. Raises UserError when one is not there, as after a change of code underway."""
-    outcomes = [(job, found(experiment, job, parent_run)) for job in planned]
+    outcomes = [(job, found(experiment, job, parent_run, whoever_made_it=True)) for job in planned]
     if gone := [job.label for job, outcome in outcomes if outcome is None]:
         problem = f"{', '.join(gone)}: there is no result for the code, parameters and data as they are now"
         raise UserError(problem, "Was something changed meanwhile? Run the same command again")

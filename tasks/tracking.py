@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
+from enum import Enum, auto
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from tasks import identity
 from tasks.canonical import is_digest
 from tasks.locks import Busy, file_lock, place, same_place
 from tasks.recording import ActiveRun, Spec, client, result
+from tasks.redaction import redact
 from tasks.settings import settings
 
 if TYPE_CHECKING:
@@ -88,17 +90,30 @@ class NotFinished(UserError):
     """A stage was to be reused only, and there is no finished run of it."""
 
 
-_reuse_only: ContextVar[bool] = ContextVar("reuse_only", default=False)
+class Reuse(Enum):
+    """What a stage may do where a finished run of it is wanted."""
+
+    OR_MAKE = auto()
+    ONLY = auto()
+    ONLY_WHOEVER_MADE_IT = auto()  # with uncommitted code, too, as on a worker whose checkout is not clean
+
+
+_reuse: ContextVar[Reuse] = ContextVar("reuse", default=Reuse.OR_MAKE)
 
 
 @contextmanager
-def only_reuse() -> Iterator[None]:
-    """Within this block a stage is reused or raises `NotFinished`; nothing is built or trained."""
-    token = _reuse_only.set(True)
+def only_reuse(whoever_made_it: bool = False) -> Iterator[None]:
+    """Within this block a stage is reused or raises `NotFinished`; nothing is built or trained.
+
+    Args:
+        whoever_made_it: also what uncommitted code made. To make it once more would come to the same, and the gates
+            say what is wrong with it.
+    """
+    token = _reuse.set(Reuse.ONLY_WHOEVER_MADE_IT if whoever_made_it else Reuse.ONLY)
     try:
         yield
     finally:
-        _reuse_only.reset(token)
+        _reuse.reset(token)
 
 
 @contextmanager
@@ -116,7 +131,7 @@ def stage(spec: Spec, verify: Callable[[dict[str, Any]], bool] = bool) -> Iterat
     with _lock(spec, settings().stage_timeout):
         runs = find(spec.profile, spec.stage, spec.fingerprint)
         finished = next((run for run in runs if _vouched(run) and result(run) and verify(result(run))), None)
-        if finished is None and _reuse_only.get():
+        if finished is None and _reuse.get() is not Reuse.OR_MAKE:
             raise NotFinished(f"{spec.name} has no finished run {spec.fingerprint[:12]}", "Run the stage")
         broken_off = [run for run in runs if run.info.status != "FINISHED" and not _under_way_elsewhere(run)]
         found = finished or _open(spec, broken_off)
@@ -130,7 +145,8 @@ def stage(spec: Spec, verify: Callable[[dict[str, Any]], bool] = bool) -> Iterat
 def _vouched(run: Run) -> bool:
     """Whether a run may be reused here: what uncommitted code made is signed as such for good, and the gates refuse it,
     so a checkout that is clean makes it again."""
-    return run.data.tags.get(Tag.DIRTY) != "true" or identity.git().dirty
+    anyones = _reuse.get() is Reuse.ONLY_WHOEVER_MADE_IT
+    return anyones or run.data.tags.get(Tag.DIRTY) != "true" or identity.git().dirty
 
 
 def _under_way_elsewhere(run: Run) -> bool:
@@ -195,7 +211,7 @@ def _closing(run: ActiveRun) -> Iterator[None]:
         interrupted = not isinstance(error, Exception) or getattr(error, "exit_code", 0) >= 128
         with suppress(Exception):  # the store itself may be what failed; the first error is the one to show
             run.flush()
-            run.tag({Tag.FAILURE: " ".join(f"{type(error).__name__}: {error}".split())})
+            run.tag({Tag.FAILURE: redact(" ".join(f"{type(error).__name__}: {error}".split()))})
         with suppress(Exception):
             client().set_terminated(run.run_id, "KILLED" if interrupted else "FAILED")
         raise
@@ -224,6 +240,7 @@ def sweep(profile: str) -> list[Run]:
             continue
         spec = Spec(run.data.tags[Tag.STAGE], profile, run.data.tags[Tag.FINGERPRINT])
         with suppress(Busy), _lock(spec, wait=0):
-            client().set_terminated(run.info.run_id, "KILLED")
-            closed.append(run)
+            if client().get_run(run.info.run_id).info.status == "RUNNING":  # or it has ended since it was listed
+                client().set_terminated(run.info.run_id, "KILLED")
+                closed.append(run)
     return closed

@@ -11,7 +11,7 @@ from prefect.states import Cancelled, Completed, Failed, Pending
 from data.errors import UserError
 from flows import dispatch
 from mlflow_config.settings import Stage
-from tasks import tracking
+from tasks import identity, tracking
 from tasks.settings import settings
 
 DONE: list[str] = []
@@ -82,6 +82,24 @@ def test_a_stage_on_a_worker_is_done_once_and_its_result_found(pool):
     assert name == "toy/toy" and parameters["profile"] == "smoke"
     run()
     assert len(made.runs) == len(DONE) == 1
+
+
+def test_what_a_worker_made_with_uncommitted_code_is_the_gates_business(pool, monkeypatch):
+    """Its checkout may never be clean for git; that the result were not in MLflow would be untrue."""
+    made = pool(Completed(), Completed())
+    dirty, clean = identity.Git("c0ffee", ("model/rl.py",)), identity.Git("c0ffee")
+    wait = made.wait
+
+    def on_the_worker(run):
+        monkeypatch.setattr(identity, "git", lambda: dirty)
+        state = wait(run)
+        monkeypatch.setattr(identity, "git", lambda: clean)
+        return state
+
+    monkeypatch.setattr(identity, "git", lambda: clean)
+    monkeypatch.setattr(dispatch, "_wait", on_the_worker)
+    assert run() == DONE[0]
+    assert run() == DONE[0] and len(made.runs) == 2, "it is asked for again, and the worker has it already"
 
 
 def test_a_retried_retraining_attaches_to_the_run_under_way(pool, monkeypatch):

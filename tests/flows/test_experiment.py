@@ -135,7 +135,7 @@ def test_a_job_on_a_worker_is_known_by_all_that_makes_it(monkeypatch):
     monkeypatch.setattr("flows.experiment.stage", lambda _flow, key, **_arguments: asked.append(key))
     plan = experiment.load("smoke")
     planned = experiment_runs.jobs(plan, ("sft", "edit-r2"), (0,))
-    assert list(_make(plan, planned, {"profile": "smoke", "parent_run": "r"}, 1)) == planned
+    assert list(_make(planned, "smoke", "r", 1)) == planned
     assert asked == [experiment_runs.fingerprint(plan, job) for job in planned]
 
 

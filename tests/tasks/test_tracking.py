@@ -183,6 +183,22 @@ def test_runs_that_died_are_closed_and_live_ones_are_not():
     assert (status(dead.info.run_id), status(alive.info.run_id)) == ("KILLED", "RUNNING")
 
 
+def test_a_run_that_ended_since_it_was_listed_is_no_dead_one(monkeypatch):
+    tags = {Tag.HOST: place(settings().state), Tag.STAGE: "train_sft", Tag.FINGERPRINT: "d" * 64}
+    run = tracking.client().create_run(tracking.experiment_id("smoke"), tags=tags)
+    listed = tracking.client().search_runs([tracking.experiment_id("smoke")])
+    tracking.client().set_terminated(run.info.run_id, "FINISHED")
+    monkeypatch.setattr(type(tracking.client()), "search_runs", lambda *_, **__: listed)
+    assert tracking.sweep("smoke") == [] and status(run.info.run_id) == "FINISHED"
+
+
+def test_what_a_failure_says_of_an_address_holds_no_login():
+    with pytest.raises(ConnectionError), tracking.stage(spec()) as run:
+        raise ConnectionError("no answer from http://ada:pass@mlflow.example/api")
+    told = tracking.client().get_run(run.run_id).data.tags[Tag.FAILURE]
+    assert "mlflow.example" in told and "pass" not in told
+
+
 @pytest.mark.parametrize(("stage", "print_"), [("../../outside", "a" * 64), ("train_sft", "../../outside"), ("x", "")])
 def test_tags_of_a_foreign_run_name_no_lock(home, stage, print_):
     tags = {Tag.HOST: place(settings().state), Tag.STAGE: stage, Tag.FINGERPRINT: print_}
