@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data.errors import UserError
+from tasks.redaction import without_login
 
 
 class ServiceError(UserError):
@@ -79,5 +80,5 @@ def _busy(error: BaseException) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = without_login(" ".join(str(error).split()))
     return text if len(text) <= 200 else f"{text[:197]}..."

@@ -13,7 +13,8 @@ import os
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -144,12 +145,26 @@ def _passing(chosen: Settings) -> dict[str, None]:
     return {"prefect_api_url": None} if passes else {}
 
 
+def _split(chosen: Settings) -> dict[str, Any]:
+    """The login that MLflow's address may hold, apart from it: libraries write addresses into errors and logs."""
+    parts = urlsplit(chosen.mlflow_tracking_uri or "")
+    login, _, host = parts.netloc.rpartition("@")
+    if not login or not parts.scheme.startswith("http"):
+        return {}
+    found: dict[str, Any] = {"mlflow_tracking_uri": parts._replace(netloc=host).geturl()}
+    if chosen.mlflow_tracking_password is None:  # the variables made for it win
+        user, _, password = login.partition(":")
+        found["mlflow_tracking_username"] = unquote(user)
+        found["mlflow_tracking_password"] = SecretStr(unquote(password))
+    return found
+
+
 @lru_cache(maxsize=1)
 def settings() -> Settings:
     """The settings of this process, read once. Raises UserError that names the variable at fault."""
     try:
         found = Settings(_env_file=_checkout() / ".env")  # type: ignore[call-arg]
-        return found.model_copy(update=_running(found) | _passing(found))
+        return found.model_copy(update=_running(found) | _passing(found) | _split(found))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "environment"
@@ -233,4 +248,5 @@ def prepare(debug: bool = False) -> Settings:
     chosen.folder("prefect")
     for name, value in environment(chosen).items():
         os.environ.setdefault(name, value)
+    os.environ["MLFLOW_TRACKING_URI"] = chosen.tracking_uri  # as it was set, but for a login
     return chosen

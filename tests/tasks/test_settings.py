@@ -65,6 +65,19 @@ def test_a_tracking_server_keeps_its_own_artifacts(monkeypatch):
     assert settings().artifacts is None
 
 
+def test_a_login_in_the_address_of_mlflow_is_taken_out_of_it(monkeypatch):
+    """Libraries write addresses into errors, and errors go into logs and tags."""
+    given = {"EDIT_R2_HOME": str(settings().home), "MLFLOW_TRACKING_URI": "https://ada:p%40ss@mlflow.example:5000/lab"}
+    monkeypatch.setattr("tasks.settings.os.environ", given)
+    settings.cache_clear()
+    prepare()
+    assert given["MLFLOW_TRACKING_URI"] == given["MLFLOW_REGISTRY_URI"] == "https://mlflow.example:5000/lab"
+    assert (given["MLFLOW_TRACKING_USERNAME"], given["MLFLOW_TRACKING_PASSWORD"]) == ("ada", "p@ss")
+    given |= {"MLFLOW_TRACKING_URI": "https://eve:old@mlflow.example", "MLFLOW_TRACKING_PASSWORD": "new"}
+    settings.cache_clear()
+    assert settings().mlflow_tracking_password.get_secret_value() == "new"
+
+
 def test_telemetry_is_off_unless_asked_for(monkeypatch):
     assert environment(settings())["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert environment(settings())["HF_HUB_OFFLINE"] == "1"
