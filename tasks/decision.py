@@ -115,7 +115,7 @@ class Decision(_Record):
         """A table of the findings, the failed ones first."""
         order = {"fail": 0, "warn": 1, "pass": 2, "skipped": 3}
         heads = "| verdict | rule | scope | observed | bound | interval | p | n | why |"
-        lines = [f"**{self.verdict}**", "", heads, "|" + "---|" * 9]
+        lines = [f"**{self.verdict}**, decision `{self.digest}`", "", heads, "|" + "---|" * 9]
         for found in sorted(self.findings, key=lambda finding: order[finding.verdict]):
             interval = " to ".join(f"{end:+.4f}" for end in found.interval) if found.interval else None
             facts = (found.observed, found.bound, interval, found.p, found.n, found.reason)
