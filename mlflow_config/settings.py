@@ -28,6 +28,7 @@ class Tag(StrEnum):
     FLOW_RUN = "prefect.flow_run_id"
     FLOW_URL = "prefect.flow_run_url"
     HOST = "edit_r2.host"  # machine and state folder where its locks lie
+    BEGUN = "edit_r2.begun"  # seconds since 1970, of the newest attempt: MLflow keeps the start of the first
     COMMIT = "git.commit"
     DIRTY = "git.dirty"
     PARENT_RUN = "mlflow.parentRunId"

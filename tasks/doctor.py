@@ -22,7 +22,7 @@ from tasks.complaints import Complaint
 from tasks.decision import Decision
 from tasks.doctor_runs import dead_runs
 from tasks.documents import FolderShelf, Missing
-from tasks.failures import explain
+from tasks.failures import explain, transient
 from tasks.ledger import Draft, Entry, LedgerError, Signed, crownings
 from tasks.locks import Busy
 from tasks.policy import Policy
@@ -46,6 +46,9 @@ def examine(books: Books, root: Path, repair: bool = False) -> list[Complaint]:
         books: the installation.
         root: the checkout, where no private key may be tracked.
         repair: mend what can be mended.
+
+    Raises:
+        Exception: MLflow's, where it does not answer; what else was found is found again.
     """
     found = list(_torn(books, repair))
     try:
@@ -62,12 +65,17 @@ def examine(books: Books, root: Path, repair: bool = False) -> list[Complaint]:
         "keys": _keys(books, root),
         "disk": _disk(books.state),
     }
+    unreachable: Exception | None = None
     for name, check in checks.items():
         try:
             found.extend(check)
         except Exception as error:  # the others can still tell, and what is mended already is told
+            if transient(error) and not isinstance(error, UserError):
+                unreachable = unreachable or error
             why = explain(error)
             found.append(Complaint("check", name, f"it came to no end: {why.problem}", why.remedy))
+    if unreachable is not None:  # nothing is wrong that a person could judge: to be tried again
+        raise unreachable
     return found
 
 
@@ -169,25 +177,20 @@ def _waiting(books: Books, repair: bool) -> Iterator[Complaint]:
     """Candidates that wait for a person on a decision that cannot be entered any more."""
     waiting = [model for model in _models(books) if model.tags.get(AWAITS_TAG)]
     for model in waiting if books.registry.name == settings().registry_name else ():  # where candidates stand
-        problem = _past(books, model.tags[AWAITS_TAG])
-        if problem is None:
+        try:
+            decision = Decision.model_validate_json(books.shelf.get(model.tags[AWAITS_TAG]))
+            policy = Policy.model_validate_json(books.shelf.get(decision.inputs.policy))
+        except (Missing, ValidationError):  # the tag was altered, or this ledger or program is older than the decision
+            problem = "it waits for a person on a decision that cannot be read here"
+            yield Complaint("model", model.model_id, problem, f"Decide again: `edit-r2 promote {model.model_id}`")
+            continue
+        now = books.ledger.champion(books.registry.name, policy.alias)  # it may have waited since the chain was read
+        if decision.champion_digest == (now.model_digest if now else None):
             continue
         if repair:
             books.registry.client.set_logged_model_tags(model.model_id, {AWAITS_TAG: ""})
+        problem = "it waits for a person on a decision against a former champion"
         yield Complaint("model", model.model_id, problem, "Run `edit-r2 doctor --repair`", repair)
-
-
-def _past(books: Books, digest: str) -> str | None:
-    """Why a decision cannot be entered any more."""
-    try:
-        decision = Decision.model_validate_json(books.shelf.get(digest))
-        policy = Policy.model_validate_json(books.shelf.get(decision.inputs.policy))
-    except (Missing, ValidationError):  # a tag may be altered, and a decision be of another version of this program
-        return "it waits for a person on a decision that cannot be read here"
-    now = books.ledger.champion(books.registry.name, policy.alias)  # it may have waited since the chain was read
-    if decision.champion_digest == (now.model_digest if now else None):
-        return None
-    return "it waits for a person on a decision against a former champion"
 
 
 def _pending_models(books: Books, repair: bool) -> Iterator[Complaint]:

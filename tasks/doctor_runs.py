@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
-from mlflow_config.settings import Tag
+from mlflow_config.settings import Stage, Tag
 from tasks.books import Books
 from tasks.complaints import Complaint
 from tasks.doctor_services import close_flow_run
@@ -27,29 +28,28 @@ def dead_runs(books: Books, repair: bool) -> Iterator[Complaint]:
         for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
             if not made_here(run):
                 continue
-            tags = run.data.tags
-            host = tags.get(Tag.HOST)
+            host = run.data.tags.get(Tag.HOST)
             if host is not None and not same_place(host, books.state):  # its locks lie there, where its doctor looks
                 yield from _of_another_place(run)
                 continue
-            spec = Spec(tags[Tag.STAGE], tags.get(Tag.PROFILE, ""), tags[Tag.FINGERPRINT])
             try:
-                with file_lock(books.state / "runs" / f"{spec.key}.lock", wait=0):
+                with _lock(books, run):
                     if client.get_run(run.info.run_id).info.status != "RUNNING":
                         continue  # it has ended since it was listed
                     if repair:
                         _close(books, run, "its process died without a word")
             except Busy:
                 continue
-            problem = f"{run.info.run_name or spec.name} is shown as running, but its process is gone"
+            problem = f"{run.info.run_name} is shown as running, but its process is gone"
             yield Complaint("run", run.info.run_id[:12], problem, "Run `edit-r2 doctor --repair`", repair)
 
 
 def _of_another_place(run: Run) -> Iterator[Complaint]:
-    """A run that another machine has under way, for longer than anybody waits for it."""
-    hours = (time.time() - run.info.start_time / 1000) / 3600
-    if hours * 3600 > settings().stage_timeout:
-        problem = f"{run.info.run_name} has been running on another machine for {hours:.0f} hours"
+    """A stage that another machine has under way, for longer than anybody waits for it."""
+    begun = run.data.tags.get(Tag.BEGUN, "")
+    seconds = time.time() - (int(begun) if begun.isdecimal() else run.info.start_time / 1000)
+    if run.data.tags[Tag.STAGE] in set(Stage) and seconds > settings().stage_timeout:
+        problem = f"{run.info.run_name} has been running on another machine for {seconds / 3600:.0f} hours"
         remedy = "Start a worker with that machine's EDIT_R2_HOME; if it is gone for good, close its run: "
         yield Complaint("run", run.info.run_id[:12], problem, f"{remedy}`edit-r2 doctor --gone {run.info.run_id}`")
 
@@ -67,9 +67,17 @@ def give_up(books: Books, run_id: str) -> None:
     """Close a run whose machine does not come back; nothing here can see that, so a person says so.
 
     Raises:
+        Busy: a process of this machine is at it.
         UserError: it is no run of this project, or it is not running.
     """
-    run = books.registry.client.get_run(run_id)
+    run = books.registry.run(run_id)
     if not made_here(run) or run.info.status != "RUNNING":
-        raise UserError(f"run {run_id} is none that is under way here", "See `edit-r2 doctor`")
-    _close(books, run, "its machine is gone, said a person")
+        raise UserError(f"run {run_id} is none that is under way", "See `edit-r2 doctor`")
+    with _lock(books, run):  # of a run elsewhere it says nothing, and does no harm
+        _close(books, run, "its machine is gone, said a person")
+
+
+def _lock(books: Books, run: Run) -> AbstractContextManager[None]:
+    tags = run.data.tags
+    spec = Spec(tags[Tag.STAGE], tags.get(Tag.PROFILE, ""), tags[Tag.FINGERPRINT])
+    return file_lock(books.state / "runs" / f"{spec.key}.lock", wait=0)

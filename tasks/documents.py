@@ -127,10 +127,12 @@ def copy(source: Shelf, target: Shelf) -> tuple[int, int]:
         How many lines and documents the other one has to show for it.
 
     Raises:
-        UserError: the other one holds other lines, or a document here is damaged.
+        UserError: there is nothing to bring, the other one holds other lines, or a document here is damaged.
     """
     lines, there = source.lines(), target.lines()
-    if there != lines[: len(there)]:
+    if not lines:
+        raise UserError("there is no ledger here to copy", "Set EDIT_R2_HOME to the folder that holds it")
+    if there[: len(lines)] != lines[: len(there)]:  # the other one may have grown since it was copied
         raise UserError("there is another ledger already", "Choose a place that is free: EDIT_R2_S3_PREFIX")
     digests = source.digests()
     for digest in digests:

@@ -187,7 +187,7 @@ def rollback(books: Books, reason: str, leaving: int | None = None, to: int | No
     if now is None:
         raise UserError("there is no champion to leave", "Promote a version first")
     last = next(signed for signed in chain if signed.entry == now)
-    if now.action == "rollback" and to in (None, now.version) and _repeats(chain, now, books.actor, reason, leaving):
+    if to in (None, now.version) and _repeats(chain, now, books, reason, leaving):
         project(books)
         return last
     if leaving is not None and now.version != leaving:
@@ -203,12 +203,14 @@ def rollback(books: Books, reason: str, leaving: int | None = None, to: int | No
     return entry
 
 
-def _repeats(chain: list[Signed], now: Entry, actor: str, reason: str, leaving: int | None) -> bool:
+def _repeats(chain: list[Signed], now: Entry, books: Books, reason: str, leaving: int | None) -> bool:
     """Whether what is asked for is the rollback that made the present champion: an error after its entry, or the
-    wish to be sure, must not go back one further."""
+    wish to be sure, must not go back one further. It must where that champion was recalled since."""
+    if now.action != "rollback" or now.version in recalled(chain, books.registry.name):
+        return False
     if leaving is None:
-        return (now.actor, now.reason) == (redact(actor), redact(reason))
-    return _left(chain, now.expected) == leaving
+        return (now.actor, now.reason) == (redact(books.actor), redact(reason))
+    return leaving != now.version and _left(chain, now.expected) == leaving
 
 
 def _left(chain: list[Signed], digest: str | None) -> int | None:

@@ -147,12 +147,15 @@ def _passing(chosen: Settings) -> dict[str, None]:
 
 def _split(chosen: Settings) -> dict[str, Any]:
     """The login that MLflow's address may hold, apart from it: libraries write addresses into errors and logs."""
-    parts = urlsplit(chosen.mlflow_tracking_uri or "")
+    try:
+        parts = urlsplit(chosen.mlflow_tracking_uri or "")
+    except ValueError as error:
+        raise UserError(f"MLFLOW_TRACKING_URI: {error}", "Write special characters of a password as %XX") from error
     login, _, host = parts.netloc.rpartition("@")
     if not login or not parts.scheme.startswith("http"):
         return {}
     found: dict[str, Any] = {"mlflow_tracking_uri": parts._replace(netloc=host).geturl()}
-    if chosen.mlflow_tracking_password is None:  # the variables made for it win
+    if not (chosen.mlflow_tracking_username and chosen.mlflow_tracking_password):  # the variables made for it win
         user, _, password = login.partition(":")
         found["mlflow_tracking_username"] = unquote(user)
         found["mlflow_tracking_password"] = SecretStr(unquote(password))
@@ -246,7 +249,9 @@ def prepare(debug: bool = False) -> Settings:
         settings.cache_clear()
     chosen = settings()
     chosen.folder("prefect")
-    for name, value in environment(chosen).items():
+    block = environment(chosen)
+    for name, value in block.items():
         os.environ.setdefault(name, value)
-    os.environ["MLFLOW_TRACKING_URI"] = chosen.tracking_uri  # as it was set, but for a login
+    apart = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")  # as set, or see `_split`
+    os.environ.update({name: block[name] for name in apart if name in block})
     return chosen

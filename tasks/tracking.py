@@ -183,6 +183,7 @@ def _tags(spec: Spec) -> dict[str, str]:
         Tag.COMMIT: git.commit,
         Tag.DIRTY: str(git.dirty).lower(),
         Tag.HOST: place(settings().state),
+        Tag.BEGUN: str(int(time.time())),
         Tag.PARENT_RUN: spec.parent_run,
         "mlflow.source.git.commit": git.commit,
         "mlflow.source.name": "edit-r2",

@@ -217,7 +217,12 @@ def test_a_ledger_moves_into_a_bucket_whole_and_goes_on_where_that_was_cut_off(f
     assert bucket.lines() == lines and bucket.digests() == sorted(names)
     there = Ledger(bucket, filled.keys, filled.identity)
     assert there.champion("edit-r2", "champion") == filled.champion("edit-r2", "champion")
+    there.append(draft(7, there.champion("edit-r2", "champion").model_digest))
+    assert copy(filled.shelf, bucket) == (len(lines), 2) and len(bucket.lines()) == len(lines) + 1
+    filled.append(draft(8, filled.champion("edit-r2", "champion").model_digest))
     with pytest.raises(UserError, match="another ledger"):
+        copy(filled.shelf, bucket)
+    with pytest.raises(UserError, match="no ledger here"):
         copy(FolderShelf(filled.shelf.folder / "none"), bucket)
     monkeypatch.setattr(FolderShelf, "get", lambda *_: b"altered")
     with pytest.raises(UserError, match="is damaged"):

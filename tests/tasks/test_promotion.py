@@ -127,6 +127,14 @@ def test_a_rollback_that_is_asked_for_again_does_not_go_back_one_further(house, 
         rollback(house.books, "another reason is another rollback")
 
 
+def test_a_rollback_to_what_was_recalled_since_is_no_repetition(house):
+    for number, skill in enumerate((0.5, 0.7, 0.9)):
+        crown(house, f"m{number}", skill, 3 + number)
+    rollback(house.books, "tints everything")
+    promotion.recall(house.books, 2, "it tints as well")
+    assert rollback(house.books, "tints everything").entry.version == 1
+
+
 def test_a_retried_promotion_does_not_undo_a_rollback(house):
     crown(house, "a", 0.5, 3)
     candidate, decision = stand(house, family(house, "b"), skilled(0.9), 4)

@@ -73,9 +73,27 @@ def test_a_login_in_the_address_of_mlflow_is_taken_out_of_it(monkeypatch):
     prepare()
     assert given["MLFLOW_TRACKING_URI"] == given["MLFLOW_REGISTRY_URI"] == "https://mlflow.example:5000/lab"
     assert (given["MLFLOW_TRACKING_USERNAME"], given["MLFLOW_TRACKING_PASSWORD"]) == ("ada", "p@ss")
-    given |= {"MLFLOW_TRACKING_URI": "https://eve:old@mlflow.example", "MLFLOW_TRACKING_PASSWORD": "new"}
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "logs_in_as"),
+    [(None, "x", ("ada", "p")), ("eve", None, ("ada", "p")), ("eve", "x", ("eve", "x"))],
+)
+def test_a_login_is_taken_whole_from_the_address_or_from_its_variables(monkeypatch, user, password, logs_in_as):
+    given = {"EDIT_R2_HOME": str(settings().home), "MLFLOW_TRACKING_URI": "https://ada:p@mlflow.example"}
+    variables = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+    given |= {name: value for name, value in variables.items() if value}
+    monkeypatch.setattr("tasks.settings.os.environ", given)
     settings.cache_clear()
-    assert settings().mlflow_tracking_password.get_secret_value() == "new"
+    prepare()
+    assert (given["MLFLOW_TRACKING_USERNAME"], given["MLFLOW_TRACKING_PASSWORD"]) == logs_in_as
+
+
+def test_an_address_that_is_none_is_told_without_what_it_holds(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:pa[ss@mlflow.example")
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI") as found:
+        settings()
+    assert "pa[ss" not in str(found.value)
 
 
 def test_telemetry_is_off_unless_asked_for(monkeypatch):
