@@ -11,6 +11,7 @@ from flows.build_dataset import build_dataset
 from flows.dispatch import stage
 from mlflow_config.settings import Stage
 from tasks import experiment, experiment_jobs, experiment_runs, experiment_table, parameters, progress
+from tasks.experiment import Experiment
 from tasks.experiment_runs import Job, Outcome
 from tasks.experiment_table import Table
 
@@ -25,18 +26,20 @@ def experiment_variant(profile: str, variant: str, seed: int = 0, parent_run: st
         seed: of the trainings; data and base stay the same.
         parent_run: MLflow run of the table that this belongs to.
     """
-    plan = experiment.load(profile)
-    (chosen,) = plan.chosen([variant])
-    return experiment_runs.make(plan, Job(chosen, seed), parent_run)
+    return experiment_runs.make(*_named(profile, variant, seed), parent_run)
 
 
 def make_variant(profile: str, variant: str, seed: int, parent_run: str | None) -> Outcome:
     """`experiment_variant` where stages run, known there by everything that makes it."""
-    plan = experiment.load(profile)
-    (chosen,) = plan.chosen([variant])
-    key = experiment_runs.fingerprint(plan, Job(chosen, seed))
+    key = experiment_runs.fingerprint(*_named(profile, variant, seed))
     made: Outcome = stage(experiment_variant, key, profile=profile, variant=variant, seed=seed, parent_run=parent_run)
     return made
+
+
+def _named(profile: str, variant: str, seed: int) -> tuple[Experiment, Job]:
+    plan = experiment.load(profile)
+    (chosen,) = plan.chosen([variant])
+    return plan, Job(chosen, seed)
 
 
 @flow(name="experiment", flow_run_name="experiment-{profile}")

@@ -15,9 +15,7 @@ from model.rows import Part
 from model.segments import View
 
 MASKED = 2**30  # entries of the largest mask that is written out
-KEPT = (
-    2**26
-)  # entries of the largest mask that outlives its forward: all batches of an iteration may hold theirs at once
+KEPT = 2**26  # entries of the largest mask that outlives its forward: an iteration's batches hold theirs all at once
 ALIGNED = 16  # slots of a row
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
@@ -12,10 +11,9 @@ from mlflow_config.settings import Stage, Tag
 from tasks.books import Books
 from tasks.complaints import Complaint
 from tasks.doctor_services import close_flow_run
-from tasks.locks import Busy, file_lock, same_place
-from tasks.recording import Spec
+from tasks.locks import same_place
 from tasks.settings import settings
-from tasks.tracking import made_here
+from tasks.tracking import found_dead, lock_of, made_here
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -32,16 +30,12 @@ def dead_runs(books: Books, repair: bool) -> Iterator[Complaint]:
             if host is not None and not same_place(host, books.state):  # its locks lie there, where its doctor looks
                 yield from _of_another_place(run)
                 continue
-            try:
-                with _lock(books, run):
-                    if client.get_run(run.info.run_id).info.status != "RUNNING":
-                        continue  # it has ended since it was listed
-                    if repair:
-                        _close(books, run, "its process died without a word")
-            except Busy:
-                continue
-            problem = f"{run.info.run_name} is shown as running, but its process is gone"
-            yield Complaint("run", run.info.run_id[:12], problem, "Run `edit-r2 doctor --repair`", repair)
+            with found_dead(run, client, books.state / "runs") as dead:
+                if dead and repair:
+                    _close(books, run, "its process died without a word")
+            if dead:
+                problem = f"{run.info.run_name} is shown as running, but its process is gone"
+                yield Complaint("run", run.info.run_id[:12], problem, "Run `edit-r2 doctor --repair`", repair)
 
 
 def _of_another_place(run: Run) -> Iterator[Complaint]:
@@ -73,11 +67,5 @@ def give_up(books: Books, run_id: str) -> None:
     run = books.registry.run(run_id)
     if not made_here(run) or run.info.status != "RUNNING":
         raise UserError(f"run {run_id} is none that is under way", "See `edit-r2 doctor`")
-    with _lock(books, run):  # of a run elsewhere it says nothing, and does no harm
+    with lock_of(run, books.state / "runs"):  # of a run elsewhere it says nothing, and does no harm
         _close(books, run, "its machine is gone, said a person")
-
-
-def _lock(books: Books, run: Run) -> AbstractContextManager[None]:
-    tags = run.data.tags
-    spec = Spec(tags[Tag.STAGE], tags.get(Tag.PROFILE, ""), tags[Tag.FINGERPRINT])
-    return file_lock(books.state / "runs" / f"{spec.key}.lock", wait=0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from enum import Enum, auto
 from functools import lru_cache
@@ -29,6 +29,9 @@ from tasks.redaction import redact
 from tasks.settings import settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 __all__ = [
@@ -39,6 +42,8 @@ __all__ = [
     "client",
     "experiment_id",
     "find",
+    "found_dead",
+    "lock_of",
     "made_here",
     "only_reuse",
     "result",
@@ -128,7 +133,7 @@ def stage(spec: Spec, verify: Callable[[dict[str, Any]], bool] = bool) -> Iterat
     Yields:
         The run. When `reused` is true the caller has nothing left to do.
     """
-    with _lock(spec, settings().stage_timeout):
+    with _lock(spec, settings().folder("runs"), settings().stage_timeout):
         runs = find(spec.profile, spec.stage, spec.fingerprint)
         finished = next((run for run in runs if _vouched(run) and result(run) and verify(result(run))), None)
         if finished is None and _reuse.get() is not Reuse.OR_MAKE:
@@ -154,8 +159,8 @@ def _under_way_elsewhere(run: Run) -> bool:
     return run.info.status == "RUNNING" and not same_place(run.data.tags.get(Tag.HOST, ""), settings().state)
 
 
-def _lock(spec: Spec, wait: float) -> AbstractContextManager[None]:
-    return file_lock(settings().folder("runs") / f"{spec.key}.lock", wait)
+def _lock(spec: Spec, runs: Path, wait: float) -> AbstractContextManager[None]:
+    return file_lock(runs / f"{spec.key}.lock", wait)
 
 
 def _open(spec: Spec, earlier: Sequence[Run]) -> Run:
@@ -233,15 +238,33 @@ def made_here(run: Run) -> bool:
     return tags.get(Tag.STAGE) in STAGES and is_digest(tags.get(Tag.FINGERPRINT, ""))
 
 
+def lock_of(run: Run, runs: Path) -> AbstractContextManager[None]:
+    """The lock that a process of this machine holds while it is at one of this project's runs; Busy where one does."""
+    tags = run.data.tags
+    return _lock(Spec(tags[Tag.STAGE], tags.get(Tag.PROFILE, ""), tags[Tag.FINGERPRINT]), runs, wait=0)
+
+
+@contextmanager
+def found_dead(run: Run, store: MlflowClient, runs: Path) -> Iterator[bool]:
+    """Whether a run that was listed as running died here: nobody holds its lock, which this block does, and it has not
+    ended since."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock_of(run, runs))
+        except Busy:
+            yield False
+            return
+        yield store.get_run(run.info.run_id).info.status == "RUNNING"
+
+
 def sweep(profile: str) -> list[Run]:
     """Close runs that died here without a word (kill -9, power): no process holds their lock any more."""
     closed = []
     for run in client().search_runs([experiment_id(profile)], "attributes.status = 'RUNNING'"):
         if _under_way_elsewhere(run) or not made_here(run):
             continue
-        spec = Spec(run.data.tags[Tag.STAGE], profile, run.data.tags[Tag.FINGERPRINT])
-        with suppress(Busy), _lock(spec, wait=0):
-            if client().get_run(run.info.run_id).info.status == "RUNNING":  # or it has ended since it was listed
+        with found_dead(run, client(), settings().folder("runs")) as dead:
+            if dead:
                 client().set_terminated(run.info.run_id, "KILLED")
                 closed.append(run)
     return closed
